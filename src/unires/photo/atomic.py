@@ -1,0 +1,122 @@
+"""Files appear whole or not at all.
+
+A file is written under a temporary name in its own folder, synced, reopened and verified, and only then given
+its name, in one step of the file system. Whatever goes wrong, Ctrl-C included, the temporary file is removed.
+Only `kill -9` or a power cut can leave one behind; its name starts with `.unires-` and ends with `.part`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from unires.errors import PhotoError, shown
+
+_REASONS = {
+    errno.ENOSPC: "there is no space left",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than this file system or account allows",
+    errno.EACCES: "the folder may not be written to",
+    errno.EPERM: "the folder may not be written to",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "there is no such folder",
+    errno.ENOTDIR: "its folder is a file",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EISDIR: "there is a folder of that name",
+    errno.EIO: "the disk reports an error",
+}
+
+
+def why(error: OSError) -> str:
+    """The cause of a failed read or write in plain words."""
+    return _REASONS.get(error.errno or 0) or (error.strerror or type(error).__name__).lower()
+
+
+def exists(path: Path) -> bool:
+    """Whether anything has that name, a link that leads nowhere included. Raises `PhotoError` where it can't
+    be told."""
+    try:
+        return os.path.lexists(path)
+    except (OSError, ValueError) as error:
+        raise PhotoError(f"{shown(path)} cannot be written: it is no possible name.") from error
+
+
+def refuse_existing(path: Path) -> PhotoError:
+    """The error for a name that is taken."""
+    return PhotoError(f"{shown(path)} exists already and is not overwritten.")
+
+
+def write_atomically(
+    path: Path,
+    fill: Callable[[BinaryIO], object],
+    *,
+    verify: Callable[[Path], object] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes `path` by `fill(file)`; `verify(temporary path)` may object by raising.
+
+    A link of that name is replaced, not followed. Raises `PhotoError` when the file system refuses or, unless
+    `overwrite`, when the name is taken (also when another program takes it in the meantime). Errors of `fill`
+    and `verify` that are no `OSError` pass through; in every case nothing is left behind.
+    """
+    if not overwrite and exists(path):
+        raise refuse_existing(path)
+    # Short, so that a photo's name may be as long as the file system allows; hidden, so that no viewer picks
+    # it up.
+    temporary = path.parent / f".unires-{secrets.token_hex(8)}.part"
+    try:
+        try:
+            # O_EXCL never follows a link; the permissions become what the user's umask says.
+            flags = (
+                os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+            )
+            with open(temporary, "w+b", opener=lambda name, _: os.open(name, flags, 0o666)) as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            if verify is not None:
+                verify(temporary)
+            _publish(temporary, path, overwrite)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+    except FileExistsError as error:
+        raise refuse_existing(path) from error
+    except OSError as error:
+        raise PhotoError(f"{shown(path)} cannot be written: {why(error)}.") from error
+    except ValueError as error:
+        if "null" in str(error):  # a name with a zero byte
+            raise PhotoError(f"{shown(path)} cannot be written: it is no possible name.") from error
+        raise
+    _sync_folder(path.parent)
+
+
+def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
+    if overwrite:
+        os.replace(temporary, path)
+        return
+    try:
+        # Unlike a rename, a hard link fails when the name was taken since we looked.
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # File systems without hard links (FAT, some network shares): look once more, then rename.
+        if exists(path):
+            raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
+        os.replace(temporary, path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name itself survive a power cut, where the system can do that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,438 @@
+"""Photos from files and into files: the two functions that everything else uses.
+
+In = out: what a file says about its photo is read, carried in `Photo`, and written again; the picture's
+colours, depth, transparency and greyness stay as they are; its orientation is applied once. Nothing is
+written over an original, and a file under its final name is always complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from unires.errors import OptionError, PhotoError, nearest, shown
+from unires.photo import codecs, jpeg, png, tiff
+from unires.photo import exif as exif_block
+from unires.photo.atomic import exists, refuse_existing, why, write_atomically
+from unires.photo.model import (
+    EXTENSIONS,
+    FloatArray,
+    IntArray,
+    Photo,
+    from_integers,
+    one_channel,
+    to_integers,
+)
+
+MAX_PIXELS = 178_956_970  # what Pillow refuses as well: above it, a small file can fill the memory
+READS = "JPEG, PNG, WebP, TIFF and AVIF"
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+FORMATS |= {".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF"}
+_NAMES = {
+    "jpeg": "JPEG",
+    "jpg": "JPEG",
+    "png": "PNG",
+    "webp": "WEBP",
+    "tiff": "TIFF",
+    "tif": "TIFF",
+    "avif": "AVIF",
+}
+_LARGEST_SIDE = {"JPEG": 65_500, "PNG": 2**31 - 1, "WEBP": 16_383, "TIFF": 2**31 - 1, "AVIF": 65_536}
+_QUALITY = {"WEBP": 95, "AVIF": 92}
+
+_READERS: dict[str, Callable[[BinaryIO, codecs.CheckSize], codecs.Decoded]] = {
+    "JPEG": codecs.read_jpeg,
+    "PNG": codecs.read_png,
+    "WEBP": codecs.read_webp,
+    "TIFF": codecs.read_tiff,
+    "AVIF": codecs.read_avif,
+}
+
+
+def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photo:
+    """The photo in a file, upright, in its own colours, with everything the file says about it.
+
+    The content decides the format, not the name: JPEG, PNG, WebP, TIFF or AVIF. Grey photos get three equal
+    channels, palettes become RGB, 1, 2 and 4 bits become 8, 10 to 32 bits and floats of 0 to 1 become 16.
+    CMYK becomes sRGB through its profile, and without one by plainly inverting the inks. Of a JPEG with
+    several pictures (phones) the main one is read.
+
+    Raises `PhotoError`, with one sentence, for a file that is missing, empty, damaged, cut short, no picture,
+    an animation or of several pages, in another format, larger than `max_pixels`, or that holds values that
+    are no numbers.
+    """
+    path = Path(path)
+    name = shown(path)
+    try:
+        with _opened(path) as file:
+            format = _sniffed(file)
+            file.seek(0)
+            decoded = _READERS[format](file, _size_check(max_pixels))
+        return _photo(decoded, format)
+    except codecs.Refusal as refusal:
+        raise PhotoError(f"{name} {refusal}.") from None
+    except PhotoError:
+        raise
+    except MemoryError as error:
+        raise PhotoError(f"There is not enough memory to read {name}.") from error
+    except Exception as error:
+        # Decoders raise nearly anything on damaged files; whatever it is, to the user it is the same.
+        raise PhotoError(f"{name} is damaged or cut short, so it cannot be read.") from error
+
+
+def write_photo(
+    photo: Photo,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    quality: int | None = None,
+    bit_depth: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes `photo`, encoded as it came unless asked otherwise, with all it carries. All or nothing,
+    verified.
+
+    `format` ("jpeg", "png", "webp", "tiff", "avif") is by default what the name's ending says, and without a
+    known ending the photo's own. `quality` (1 to 100) is for JPEG, WebP and AVIF; formats without loss ignore
+    it. `bit_depth` (8 or 16) is by default the photo's; 16 is for PNG and TIFF. Values are rounded to the
+    nearest. Without a `quality`, JPEG keeps the photo's tables where they are finer than quality 92, and WebP
+    stays without loss when the source was. An embedded thumbnail is made anew in its old place. EXIF, XMP and
+    profile go into every format, IPTC into JPEG, TIFF and PNG, resolution and comment into JPEG, PNG and
+    TIFF; a grey profile is left out where the format has no grey (WebP).
+
+    Raises `PhotoError` (see `check_output`, and for a full disk, a folder that may not be written to, and so
+    on), and leaves nothing behind then.
+    """
+    path = Path(path)
+    target, depth = _checked(photo, path, format, quality, bit_depth, (photo.width, photo.height))
+    if not overwrite and exists(path):
+        raise refuse_existing(path)
+    try:
+        values = _values(photo, target, depth)
+        carried = _carried(photo, target, values)
+        fill = _encoder(carried, target, values, quality)
+    except PhotoError:
+        raise
+    except MemoryError as error:
+        raise PhotoError(f"There is not enough memory to write {shown(path)}.") from error
+    except ValueError as error:
+        raise PhotoError(f"{shown(path)} cannot be written: {str(error).rstrip('.')}.") from error
+
+    write_atomically(
+        path, fill, verify=lambda p: _verify(p, path, target, depth, values), overwrite=overwrite
+    )
+
+
+def check_output(
+    photo: Photo,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    quality: int | None = None,
+    bit_depth: int | None = None,
+    overwrite: bool = False,
+    size: tuple[int, int] | None = None,
+) -> None:
+    """Everything about a `write_photo` that can be refused before the work is done; `size` is (width,
+    height).
+
+    Raises `OptionError` for an unknown format or value, `PhotoError` for a name that is taken, a folder that
+    is not there or may not be written to, transparency or 16 bits that the format cannot hold, or a picture
+    too large for it.
+    """
+    path = Path(path)
+    _checked(photo, path, format, quality, bit_depth, size or (photo.width, photo.height))
+    if not overwrite and exists(path):
+        raise refuse_existing(path)
+    if path.is_dir():
+        raise PhotoError(f"{shown(path)} cannot be written: there is a folder of that name.")
+    folder = path.parent
+    if not folder.exists():
+        raise PhotoError(f"{shown(path)} cannot be written: there is no such folder.")
+    if not folder.is_dir():
+        raise PhotoError(f"{shown(path)} cannot be written: its folder is a file.")
+    if not os.access(folder, os.W_OK):
+        raise PhotoError(f"{shown(path)} cannot be written: the folder may not be written to.")
+
+
+def _opened(path: Path) -> BinaryIO:
+    # Without O_NONBLOCK, opening a named pipe would wait for ever.
+    extra = getattr(os, "O_NONBLOCK", 0)
+    try:
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | extra))  # noqa: SIM115
+    except FileNotFoundError as error:
+        raise PhotoError(f"There is no file {shown(path)}.") from error
+    except IsADirectoryError as error:
+        raise PhotoError(f"{shown(path)} is a folder, not a photo.") from error
+    except PermissionError as error:
+        raise PhotoError(f"{shown(path)} may not be read.") from error
+    except OSError as error:
+        raise PhotoError(f"{shown(path)} cannot be read: {why(error)}.") from error
+    except ValueError as error:
+        raise PhotoError(f"{shown(path)} is no possible file name.") from error
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+        return file
+    file.close()
+    raise PhotoError(f"{shown(path)} is {'empty' if stat.S_ISREG(status.st_mode) else 'not a regular file'}.")
+
+
+def _sniffed(file: BinaryIO) -> str:
+    """The format, from the first bytes. Refuses others, by name where they are well known."""
+    head = file.read(64)
+    brands = head[8:40] if head[4:8] == b"ftyp" else b""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(png.SIGNATURE):
+        return "PNG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if exif_block.byte_order(head) and head[8:10] != b"CR":
+        return "TIFF"
+    if b"avif" in brands or b"avis" in brands:
+        return "AVIF"
+    known = {
+        b"GIF8": "a GIF picture",
+        b"BM": "a BMP picture",
+        b"%PDF": "a PDF document",
+        b"8BPS": "a Photoshop document",
+        b"\xff\x0a": "a JPEG XL picture",
+        b"\0\0\0\x0cJXL ": "a JPEG XL picture",
+        b"\0\0\0\x0cjP  ": "a JPEG 2000 picture",
+        b"II*\0": "a camera raw file",
+        b"FUJIFILM": "a camera raw file",
+        b"IIRO": "a camera raw file",
+        b"IIU\0": "a camera raw file",
+        b"<svg": "an SVG drawing",
+        b"#?RADIANCE": "an HDR picture",
+        b"v/1\x01": "an OpenEXR picture",
+    }
+    if brands[:4] in (b"heic", b"heix", b"heif", b"mif1", b"hevc"):
+        raise codecs.Refusal(f"is a HEIC picture, which UniRes does not read (it reads {READS})")
+    for start, what in known.items():
+        if head.startswith(start):
+            raise codecs.Refusal(f"is {what}, which UniRes does not read (it reads {READS})")
+    raise codecs.Refusal(f"is not a picture that UniRes can read (it reads {READS})")
+
+
+def _size_check(most: int) -> codecs.CheckSize:
+    def check(width: int, height: int) -> None:
+        if width < 1 or height < 1:
+            raise ValueError("no pixels")
+        if width * height > most:
+            million = width * height / 1e6
+            raise codecs.Refusal(
+                f"claims to have {width} x {height} pixels ({million:,.0f} million), "
+                f"more than the {most / 1e6:,.0f} million that are read"
+            )
+
+    return check
+
+
+def _photo(decoded: codecs.Decoded, format: str) -> Photo:
+    """Turned upright, as floats, colours and alpha apart."""
+    fields = decoded.fields
+    turn = exif_block.orientation(fields.get("exif"))
+    if turn != 1:
+        decoded.samples = _turned(decoded.samples, turn)
+        fields["exif"] = exif_block.upright(fields["exif"])
+        if fields.get("xmp"):
+            fields["xmp"] = exif_block.xmp_upright(fields["xmp"])
+        if turn >= 5 and fields.get("dpi"):
+            fields["dpi"] = fields["dpi"][::-1]
+    samples = decoded.samples
+    channels = samples.shape[2]
+    grey = channels < 3
+    alpha = None
+    if channels in (2, 4):
+        alpha = _floats(samples[..., -1], decoded.maximum)
+    pixels: FloatArray = np.empty((*samples.shape[:2], 3), dtype=np.float32)
+    if grey:
+        pixels[:] = _floats(samples[..., 0], decoded.maximum)[..., None]
+    else:
+        pixels[:] = _floats(samples[..., :3], decoded.maximum)
+    encoding = fields.get("encoding")
+    if alpha is not None and encoding is not None and encoding.extra_sample == 1:
+        # Colours multiplied by alpha are divided for the work, and multiplied again on the way out.
+        np.divide(pixels, alpha[..., None], out=pixels, where=alpha[..., None] > 0)
+    return Photo(pixels=pixels, alpha=alpha, grey=grey, format=format, **fields)
+
+
+def _floats(samples: npt.NDArray[Any], maximum: float) -> FloatArray:
+    if samples.dtype.kind == "f":
+        return np.asarray(samples, dtype=np.float32)
+    if maximum > 65535:
+        # More than 16 bits do not fit into float32 exactly; the photo has 16 from here on.
+        return np.asarray(samples / maximum, dtype=np.float32)
+    return from_integers(samples, int(maximum))
+
+
+def _turned(samples: npt.NDArray[Any], turn: int) -> npt.NDArray[Any]:
+    """Upright from EXIF orientation `turn` (2 to 8)."""
+    if turn in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)
+    if turn in (3, 4, 7, 8):
+        samples = samples[::-1]
+    if turn in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    return samples
+
+
+def _checked(
+    photo: Photo,
+    path: Path,
+    format: str | None,
+    quality: int | None,
+    bit_depth: int | None,
+    size: tuple[int, int],
+) -> tuple[str, int]:
+    """Format and depth of the output, or an error."""
+    if format is None:
+        target = FORMATS.get(path.suffix.lower(), photo.format)
+    elif format.lower().lstrip(".") in _NAMES:
+        target = _NAMES[format.lower().lstrip(".")]
+    else:
+        raise OptionError(nearest(format, ["jpeg", "png", "webp", "tiff", "avif"], kind="format"))
+    if quality is not None and not 1 <= quality <= 100:
+        raise OptionError(f"The quality must be from 1 to 100, not {quality}.")
+    if bit_depth not in (None, 8, 16):
+        raise OptionError(f"The bit depth must be 8 or 16, not {bit_depth}.")
+    deep = target in ("PNG", "TIFF")
+    if bit_depth == 16 and not deep:
+        raise PhotoError(f"{_shown_format(target)} cannot hold 16 bits a channel; PNG and TIFF can.")
+    if bit_depth is None and photo.bit_depth == 16 and target == photo.format and not deep:
+        raise PhotoError(
+            "The photo has more than 8 bits a channel, which UniRes cannot write "
+            f"as {_shown_format(target)}; choose PNG or TIFF, or 8 bits."
+        )
+    if target == "JPEG" and photo.alpha is not None and not (photo.alpha == 1).all():
+        raise PhotoError(
+            "The photo is partly transparent, which JPEG cannot hold; PNG, WebP, TIFF and AVIF can."
+        )
+    if max(size) > _LARGEST_SIDE[target]:
+        raise PhotoError(
+            f"{_shown_format(target)} holds at most {_LARGEST_SIDE[target]:,} pixels a side, "
+            f"the picture has {size[0]} x {size[1]}."
+        )
+    depth = (bit_depth or photo.bit_depth) if deep else 8
+    return target, depth
+
+
+def _values(photo: Photo, target: str, depth: int) -> IntArray:
+    """The samples to be written, height x width x channels."""
+    pixels = one_channel(photo.pixels)[..., None] if photo.grey else photo.pixels
+    if photo.alpha is None or target == "JPEG":
+        return to_integers(pixels, depth)
+    if target == photo.format == "TIFF" and photo.encoding.extra_sample == 1:
+        alpha = photo.alpha[..., None]
+        pixels = np.where(alpha > 0, pixels * alpha, pixels)
+    return np.concatenate([to_integers(pixels, depth), to_integers(photo.alpha, depth)[..., None]], axis=2)
+
+
+def _carried(photo: Photo, target: str, values: IntArray) -> Photo:
+    """`photo` with metadata that fit the output: size and thumbnail in EXIF, no grey profile on RGB."""
+    changes: dict[str, bytes | None] = {}
+    if photo.exif:
+        block = exif_block.with_size(photo.exif, photo.width, photo.height)
+        if target != "TIFF":
+            block = exif_block.with_thumbnail(block, lambda limit: _thumbnail(values, limit))
+        changes["exif"] = block
+    rgb = target == "WEBP" or (target == "AVIF" and values.shape[2] == 2)
+    if photo.icc and photo.icc[16:20] == b"GRAY" and (rgb or not photo.grey):
+        changes["icc"] = None
+    return dataclasses.replace(photo, **changes) if changes else photo  # type: ignore[arg-type]
+
+
+def _thumbnail(values: IntArray, limit: int) -> bytes | None:
+    """A small JPEG of at most `limit` bytes, 160 pixels long as EXIF has it, or None if there is no room."""
+    step = max(1, max(values.shape[:2]) // 640)
+    small = values[::step, ::step, : 3 if values.shape[2] >= 3 else 1]
+    image = codecs.image_from((small >> 8).astype(np.uint8) if small.dtype == np.uint16 else small)
+    image.thumbnail((160, 160))
+    for quality in (85, 70, 50, 30):
+        out = io.BytesIO()
+        image.save(out, format="JPEG", quality=quality, optimize=True)
+        if out.tell() <= limit:
+            return out.getvalue()
+    return None
+
+
+def _encoder(
+    photo: Photo, target: str, values: IntArray, quality: int | None
+) -> Callable[[BinaryIO], object]:
+    """How to fill the file. All but TIFF are encoded in memory: then a full disk shows as what it is."""
+    if target == "TIFF":
+        return lambda file: tiff.encode(file, values, photo)
+    if target == "PNG":
+        data = png.with_metadata(png.encode(values[..., 0] if values.shape[2] == 1 else values), photo)
+    elif target == "JPEG":
+        data = jpeg.encode(codecs.image_from(values), photo, quality)
+    else:
+        data = _webp_or_avif(photo, target, values, quality)
+    return lambda file: file.write(data)
+
+
+def _webp_or_avif(photo: Photo, target: str, values: IntArray, quality: int | None) -> bytes:
+    image = codecs.image_from(values)
+    if image.mode == "LA":
+        image = image.convert("RGBA")
+    options: dict[str, object] = {"quality": _QUALITY[target] if quality is None else quality}
+    if target == "WEBP":
+        if image.mode == "L":
+            image = image.convert("RGB")
+        # `exact` keeps the colours of fully transparent pixels.
+        options |= {"lossless": quality is None and photo.encoding.lossless, "exact": True, "method": 4}
+        options["quality"] = 80 if options["lossless"] else options["quality"]
+    else:
+        own = photo.encoding.subsampling if photo.format == "AVIF" and not photo.grey else ""
+        options |= {"subsampling": "4:0:0" if image.mode == "L" else own or "4:4:4", "speed": 6}
+        if own == "4:0:0":
+            options["subsampling"] = "4:4:4"
+    metadata = {"exif": photo.exif or b"", "icc_profile": photo.icc or b"", "xmp": photo.xmp or b""}
+    out = io.BytesIO()
+    image.save(out, format=target, **options, **metadata)
+    return out.getvalue()
+
+
+def _verify(temporary: Path, path: Path, target: str, depth: int, values: IntArray) -> None:
+    """Reads the new file from the disk again: whole, of the right size, channels and depth; without loss,
+    equal."""
+    failed = PhotoError(
+        f"{shown(path)} was not written correctly (the disk may be faulty), so nothing was kept."
+    )
+    try:
+        with _opened(temporary) as file:
+            if _sniffed(file) != target:
+                raise failed
+            file.seek(0)
+            decoded = _READERS[target](file, _size_check(2**62))
+    except PhotoError:
+        raise failed from None
+    except Exception as error:
+        raise failed from error
+    channels = values.shape[2]
+    if target == "WEBP" or (target == "AVIF" and channels == 2):
+        channels += 2 if channels < 3 else 0
+    same = decoded.samples.shape[:2] == values.shape[:2] and decoded.fields.get("bit_depth", 8) == depth
+    same &= decoded.samples.shape[2] == channels or (
+        target in ("WEBP", "AVIF") and (values[..., -1] == 255).all()
+    )
+    if same and target in ("PNG", "TIFF"):
+        same = bool(np.array_equal(decoded.samples, values))
+    if not same:
+        raise failed
+
+
+def _shown_format(target: str) -> str:
+    return "WebP" if target == "WEBP" else target
+
+
+__all__ = ["EXTENSIONS", "FORMATS", "MAX_PIXELS", "check_output", "read_photo", "write_photo"]

@@ -1,0 +1,282 @@
+"""TIFF: pixels by tifffile, metadata by tables of tags.
+
+Pillow reads 16-bit colour TIFF as 8-bit, if at all, so plain pictures (grey, RGB, with or without alpha, 8 to
+32 bits or float, uncompressed, LZW, deflate and so on) go through tifffile. Palette, CMYK, YCbCr,
+JPEG-in-TIFF and fax pictures, 8-bit all of them, go through Pillow. Sources: TIFF 6.0, its supplements 1 and
+2, BigTIFF.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from unires.photo import exif as exif_block
+from unires.photo.exif import Entry, Tables
+from unires.photo.model import IntArray, Photo
+
+# Tags of the file's structure, and those that `Photo` carries elsewhere; all others are copied with the EXIF
+# tables.
+_XMP, _IPTC, _PHOTOSHOP, _ICC = 700, 33723, 34377, 34675
+_STRUCTURE = {
+    *range(254, 267), 273, *range(277, 285), *range(288, 294), 296, 297, 301, *range(317, 326),
+    *range(330, 348), *range(400, 405), *range(512, 522), *range(529, 533), 559, _XMP, _IPTC, _PHOTOSHOP, _ICC, 37724,
+    *range(50706, 51200),
+}  # fmt: skip
+_COMPRESSION = {1: "none", 5: "lzw", 8: "deflate", 32946: "deflate"}
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CFA, _LINEAR_RAW = 0, 1, 2, 32803, 34892
+_UNSIGNED, _FLOAT = 1, 3
+_MOST_PAGES = 10_000
+
+
+class Directory:
+    """The tables of an open TIFF file: its first page, how many pages there are, and whether they are a
+    photo."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        size = os.fstat(file.fileno()).st_size
+
+        def cut(at: int, length: int) -> bytes:
+            if not 0 <= at < size:
+                return b""
+            file.seek(at)
+            return file.read(min(length, size - at))
+
+        head = cut(0, 16)
+        self.order = exif_block.byte_order(head)
+        self.big = head[2:4] in (b"+\0", b"\0+")
+        pointer = "Q" if self.big else "I"
+        if not self.order or len(head) < (16 if self.big else 8):
+            raise ValueError("no TIFF header")
+        (at,) = struct.unpack_from(self.order + pointer, head, 8 if self.big else 4)
+        self.main, following, _ = exif_block.read_table(cut, self.order, at, self.big)
+        self.tables = exif_block.follow(cut, self.order, self.main, self.big)
+        # Reduced pages and masks (bits 0 and 2 of NewSubfileType) are not further pictures.
+        self.pages, seen = 1, {at}
+        while following and following not in seen and len(seen) < _MOST_PAGES:
+            seen.add(following)
+            entries, following, _ = exif_block.read_table(cut, self.order, following, self.big)
+            self.pages += bool(entries) and not self._number(entries, 254) & 5
+
+    def _number(self, entries: list[Entry], tag: int, default: int = 0) -> int:
+        return exif_block.number(entries, tag, self.order, default)
+
+    def number(self, tag: int, default: int = 0) -> int:
+        """The first number of a tag of the first page."""
+        return self._number(self.main, tag, default)
+
+    def numbers(self, tag: int) -> list[int]:
+        """All numbers of a tag of the first page."""
+        entry = exif_block.find(self.main, tag)
+        return exif_block.numbers(entry, self.order) if entry else []
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.number(256), self.number(257)
+
+    @property
+    def samples(self) -> int:
+        """Channels, those of alpha included."""
+        return self.number(277, 1)
+
+    @property
+    def raw(self) -> bool:
+        """Whether this is a camera raw file that only looks like a TIFF (DNG, NEF, CR2 and so on)."""
+        reduced_first = bool(self.number(254) & 1) and exif_block.find(self.main, 330) is not None
+        return (
+            reduced_first
+            or self.number(262) in (_CFA, _LINEAR_RAW)
+            or exif_block.find(self.main, 50706) is not None
+        )
+
+    @property
+    def plain(self) -> bool:
+        """Whether tifffile reads it: grey or RGB, at least 8 bits, and no JPEG or fax inside."""
+        bits = self.numbers(258) or [1]
+        photometric, compression = self.number(262, _BLACK_IS_ZERO), self.number(259, 1)
+        return (
+            photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
+            and min(bits) >= 8
+            and compression in (1, 5, 8, 32946, 32773, 34925, 50000)
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        """Fields of `Photo` that the tags hold."""
+        found: dict[str, Any] = {
+            "xmp": self._bytes(_XMP),
+            "icc": self._bytes(_ICC),
+            "iptc": self._bytes(_PHOTOSHOP),
+        }
+        record = self._bytes(_IPTC)
+        if record and resource(found["iptc"], 0x0404) is None:
+            found["iptc"] = (found["iptc"] or b"") + _resource_block(0x0404, record)
+        kept = [e for e in self.tables.main if e.tag not in _STRUCTURE]
+        tables = Tables(self.order, kept, self.tables.exif, self.tables.gps, self.tables.interop)
+        found["exif"] = exif_block.build(tables) if kept or tables.exif or tables.gps else None
+        x, y, unit = self.numbers(282), self.numbers(283), self.number(296, 2)
+        if len(x) == len(y) == 2 and all((*x, *y)) and unit in (2, 3):
+            inch = 1.0 if unit == 2 else 2.54
+            found["dpi"] = (x[0] / x[1] * inch, y[0] / y[1] * inch)
+        return found
+
+    def _bytes(self, tag: int) -> bytes | None:
+        entry = exif_block.find(self.main, tag)
+        return entry.value if entry else None
+
+
+def decode(file: BinaryIO, directory: Directory) -> npt.NDArray[Any]:
+    """Samples of the first page, height x width x channels, as they are in the file. Raises on damage."""
+    import tifffile
+
+    _quiet()
+    file.seek(0)
+    with tifffile.TiffFile(file) as tif:
+        page = tif.pages.first
+        if page.imagedepth != 1 or page.dtype is None:
+            raise ValueError("not a flat picture")
+        width, height = directory.size
+        data = np.asarray(page.asarray())
+        if page.planarconfig == 2 and directory.samples > 1:
+            data = np.moveaxis(data, 0, -1)
+        return data.reshape(height, width, directory.samples)
+
+
+def complete(file: BinaryIO, directory: Directory) -> bool:
+    """Whether the file holds every strip or tile that its tables promise, each of them within the file."""
+    offsets = directory.numbers(273) or directory.numbers(324)
+    counts = directory.numbers(279) or directory.numbers(325)
+    size = os.fstat(file.fileno()).st_size
+    if not offsets or len(offsets) != len(counts):
+        return False
+    return all(at > 0 and count > 0 and at + count <= size for at, count in zip(offsets, counts, strict=True))
+
+
+def compression(directory: Directory) -> str:
+    """How the output is to be compressed: as the file is, or by deflate where that would lose something."""
+    return _COMPRESSION.get(directory.number(259, 1), "deflate")
+
+
+def extra_sample(directory: Directory) -> int:
+    """What the channel after the colours is: 0 unknown, 1 alpha that colours are multiplied by, 2 plain
+    alpha."""
+    kinds = directory.numbers(338)
+    return kinds[0] if kinds and kinds[0] in (0, 1, 2) else 2
+
+
+def encode(file: BinaryIO, values: IntArray, photo: Photo) -> None:
+    """Writes `values` (height x width x channels; 1 or 3 colours, perhaps one more) with all that `photo`
+    carries."""
+    import tifffile
+
+    _quiet()
+    channels = values.shape[2]
+    colours = 3 if channels >= 3 else 1
+    own = photo.format == "TIFF"
+    tables = exif_block.parse(photo.exif) if photo.exif else Tables()
+    packing = {"": "zlib", "deflate": "zlib", "none": None, "lzw": "lzw"}[
+        photo.encoding.compression if own else ""
+    ]
+    options: dict[str, Any] = {
+        "photometric": "rgb" if colours == 3 else "minisblack",
+        "compression": packing,
+        "predictor": packing is not None,
+        "metadata": None,
+        "software": False,
+        "contiguous": False,
+        "rowsperstrip": max(1, (256 << 10) // max(1, values[0].nbytes)),
+        "extratags": _extra_tags(photo, tables, colours),
+    }
+    if channels > colours:
+        options["extrasamples"] = [photo.encoding.extra_sample if own else 2]
+    if channels > 1:
+        options["planarconfig"] = "contig"
+    if photo.icc:
+        options["iccprofile"] = photo.icc
+    if photo.dpi:
+        x, y = (Fraction(v).limit_denominator(10_000) for v in photo.dpi)
+        options["resolution"] = ((x.numerator, x.denominator), (y.numerator, y.denominator))
+        options["resolutionunit"] = "INCH"
+    samples = values if channels > 1 else values[..., 0]
+    with tifffile.TiffWriter(file, byteorder=_byteorder(tables.order)) as tif:
+        tif.write(samples, **options)
+    _append_tables(file, tables)
+
+
+def resource(blocks: bytes | None, wanted: int) -> bytes | None:
+    """One of Photoshop's image resources out of their blocks, by its number (0x0404 is the IPTC record)."""
+    at, blocks = 0, blocks or b""
+    while blocks[at : at + 4] == b"8BIM" and at + 12 <= len(blocks):
+        code, name = struct.unpack_from(">HB", blocks, at + 4)
+        at += 6 + (name + 2) // 2 * 2
+        (size,) = struct.unpack(">I", blocks[at : at + 4].rjust(4, b"\0"))
+        if code == wanted:
+            return blocks[at + 4 : at + 4 + size]
+        at += 4 + (size + 1) // 2 * 2
+    return None
+
+
+def _resource_block(code: int, content: bytes) -> bytes:
+    return b"8BIM" + struct.pack(">HHI", code, 0, len(content)) + content + bytes(len(content) % 2)
+
+
+def _byteorder(order: str) -> Any:
+    return ">" if order == ">" else "<"
+
+
+def _extra_tags(photo: Photo, tables: Tables, colours: int) -> list[tuple[int, int, int, Any, bool]]:
+    """Tags of the main table besides the picture itself; the pointers get their values in
+    `_append_tables`."""
+    tags: list[tuple[int, int, int, Any, bool]] = [
+        (e.tag, e.type, e.length, e.value, True) for e in tables.main if e.tag not in _STRUCTURE
+    ]
+    if photo.comment and not exif_block.find(tables.main, 270):
+        text = photo.comment.replace(b"\0", b"") + b"\0"
+        tags.append((270, 2, len(text), text, True))
+    for tag, value in ((_XMP, photo.xmp), (_PHOTOSHOP, photo.iptc), (_IPTC, resource(photo.iptc, 0x0404))):
+        if value:
+            tags.append((tag, 7 if tag != _XMP else 1, len(value), value, True))
+    if tables.exif or tables.interop:
+        tags.append((exif_block.EXIF_IFD, 4, 1, 1, True))
+    if tables.gps:
+        tags.append((exif_block.GPS_IFD, 4, 1, 1, True))
+    return tags
+
+
+def _append_tables(file: BinaryIO, tables: Tables) -> None:
+    """Writes the EXIF and GPS tables behind the picture and their addresses into the main table."""
+    import tifffile
+
+    if not (tables.exif or tables.gps or tables.interop):
+        return
+    file.seek(0, os.SEEK_END)
+    file.write(bytes(file.tell() % 2))
+    at = file.tell()
+    body, exif_at, gps_at = exif_block.sub_tables(tables, at)
+    file.write(body)
+    file.seek(0)
+    with tifffile.TiffFile(file) as tif:
+        tags: Mapping[int, Any] = {tag.code: tag for tag in tif.pages.first.tags}
+        places = {
+            code: tags[code].valueoffset for code in (exif_block.EXIF_IFD, exif_block.GPS_IFD) if code in tags
+        }
+    for code, address in ((exif_block.EXIF_IFD, exif_at), (exif_block.GPS_IFD, gps_at)):
+        if address and code in places:
+            file.seek(places[code])
+            file.write(struct.pack(tables.order + "I", address))
+
+
+def _quiet() -> None:
+    """tifffile reports damage to its log; without a listener Python would print that between UniRes's own
+    lines."""
+    import logging
+
+    log = logging.getLogger("tifffile")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
