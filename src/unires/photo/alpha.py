@@ -33,7 +33,7 @@ def resize_alpha(alpha: FloatArray, height: int, width: int) -> FloatArray:
     reducing)."""
     from PIL import Image
 
-    resized = Image.fromarray(alpha, mode=None).resize((width, height), Image.Resampling.BICUBIC)
+    resized = Image.fromarray(alpha).resize((width, height), Image.Resampling.BICUBIC)
     return np.clip(np.asarray(resized, dtype=np.float32), 0.0, 1.0)
 
 

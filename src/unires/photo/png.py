@@ -111,7 +111,10 @@ def encode(values: IntArray) -> bytes:
     """A plain PNG of uint8 or uint16, height x width x (nothing, 2, 3 or 4), compressed without loss."""
     import imagecodecs
 
-    return bytes(imagecodecs.png_encode(np.ascontiguousarray(values), level=6))
+    # Room for data that cannot be compressed, its filter bytes and chunks; the library's own guess is too
+    # small for narrow pictures.
+    room = values.nbytes + values.nbytes // 64 + 2 * values.shape[0] + (1 << 16)
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(values), level=6, out=room))
 
 
 def with_metadata(plain: bytes, photo: Photo) -> bytes:

@@ -26,8 +26,8 @@ from unires.photo.model import IntArray, Photo
 _XMP, _IPTC, _PHOTOSHOP, _ICC = 700, 33723, 34377, 34675
 _STRUCTURE = {
     *range(254, 267), 273, *range(277, 285), *range(288, 294), 296, 297, 301, *range(317, 326),
-    *range(330, 348), *range(400, 405), *range(512, 522), *range(529, 533), 559, _XMP, _IPTC, _PHOTOSHOP, _ICC, 37724,
-    *range(50706, 51200),
+    *range(330, 348), *range(400, 405), *range(512, 522), *range(529, 533), 559, _XMP, _IPTC, _PHOTOSHOP, _ICC,
+    37724, *range(50706, 51200),
 }  # fmt: skip
 _COMPRESSION = {1: "none", 5: "lzw", 8: "deflate", 32946: "deflate"}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CFA, _LINEAR_RAW = 0, 1, 2, 32803, 34892
@@ -150,6 +150,9 @@ def decode(file: BinaryIO, directory: Directory) -> npt.NDArray[Any]:
 
 def complete(file: BinaryIO, directory: Directory) -> bool:
     """Whether the file holds every strip or tile that its tables promise, each of them within the file."""
+    width, height = directory.size
+    if directory.number(322) * directory.number(323) > 4 * (width * height + (1 << 20)):
+        return False  # a tile far larger than the picture would be made room for before it is read
     offsets = directory.numbers(273) or directory.numbers(324)
     counts = directory.numbers(279) or directory.numbers(325)
     size = os.fstat(file.fileno()).st_size

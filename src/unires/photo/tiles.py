@@ -134,13 +134,12 @@ def blend_ramp(length: int, ramp: Ramp = "cosine") -> list[float]:
     one."""
     if ramp not in ("cosine", "linear"):
         raise OptionError(f"Unknown ramp '{ramp}'; there are 'cosine' and 'linear'.")
-    values = []
-    for i in range(length):
+    values = [0.5] * length
+    for i in range(length // 2):
         x = (i + 0.5) / length
         y = x if ramp == "linear" else 0.5 - 0.5 * math.cos(math.pi * x)
-        values.append(math.floor(y * _GRAIN) / _GRAIN if y < 0.5 else math.ceil(y * _GRAIN) / _GRAIN)
-    # The cosine's rounding could break the symmetry by a grain; the second half mirrors the first instead.
-    for i in range(length // 2):
+        values[i] = math.floor(y * _GRAIN) / _GRAIN
+        # The second half mirrors the first, so that rounding cannot break the symmetry.
         values[length - 1 - i] = 1.0 - values[i]
     return values
 
