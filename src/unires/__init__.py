@@ -1,0 +1,64 @@
+"""UniRes restores photos that suffer from several degradations at once, by a weighted sum of experts' estimates.
+
+>>> import unires                                                          # doctest: +SKIP
+>>> better = unires.restore(photo)                                         # doctest: +SKIP
+>>> worse = unires.degrade(photo, "defocus(radius=3) + noise(sigma=15)")   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unires.errors import UniresError
+
+if TYPE_CHECKING:
+    from unires.compose.weights import Weights
+    from unires.restore.restorer import Progress, Restorer
+
+__version__ = "0.1.0"
+__all__ = ["Restorer", "UniresError", "Weights", "degrade", "restore"]
+
+_LATE = {"Restorer": "unires.restore.restorer", "Weights": "unires.compose.weights"}
+
+
+def __getattr__(name: str) -> Any:
+    """Heavy names are imported when first used: `import unires` costs milliseconds."""
+    if name in _LATE:
+        return getattr(import_module(_LATE[name]), name)
+    raise AttributeError(f"module 'unires' has no attribute {name!r}")
+
+
+def restore(
+    image: Any,
+    *,
+    weights: str | Weights | None = None,
+    steps: int | None = None,
+    fidelity: float | None = None,
+    scale: float = 1,
+    seed: int = 0,
+    device: str = "auto",
+    model: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """Restore one picture; see `Restorer.__call__` for what it takes and returns. To restore many, make a
+    `Restorer` once and call that. Raises UniresError in one sentence."""
+    from unires.restore.restorer import Restorer
+
+    return Restorer.from_pretrained(model, device)(
+        image, weights=weights, steps=steps, fidelity=fidelity, scale=scale, seed=seed, progress=progress
+    )
+
+
+def degrade(image: Any, recipe: str, seed: int = 0) -> Any:
+    """Degrade one picture by a recipe such as `"defocus(radius=3) + noise(sigma=15) + jpeg(quality=30)"`.
+
+    Takes and returns what `restore` does; values are rounded to 8 bits, as in a file. Same seed, same bytes.
+    Raises UniresError in one sentence."""
+    from unires.degrade.recipe import Recipe
+    from unires.restore.pictures import open_picture
+
+    recipe_read = Recipe.parse(recipe)
+    pixels, back = open_picture(image)
+    return back(recipe_read(pixels, seed))

@@ -1,0 +1,1 @@
+"""Degradations: operators, recipes that compose them, isolated training pairs. Knows nothing of networks."""

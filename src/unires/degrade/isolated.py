@@ -1,0 +1,148 @@
+"""Training pairs: each task's own degradation alone, over its whole range (the design's section 3).
+
+A function per task turns clean pixels (B x 3 x H x W in [0, 1]) into (degraded pixels, severity). Severity, a B-tensor
+from 0 (untouched) to 1 (the end of the range), is what the network may be told. All parameters come from the
+generator; noise fields from a second one that lives on the pixels' device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unires.degrade import jpeg, kernels, operators, resample
+
+TASKS = ("super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg")
+CLEAN_SHARE = 0.04  # of all pairs: nothing wrong with the photo, so that an expert learns to leave it alone
+
+
+@dataclass
+class Draw:
+    """Random parameters for B pictures."""
+
+    size: int
+    host: torch.Generator
+    device: torch.Generator
+
+    def uniform(self, low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(self.size, generator=self.host)
+
+    def log_uniform(self, low: float, high: float) -> Tensor:
+        return torch.exp(self.uniform(math.log(low), math.log(high)))
+
+    def chance(self, p: float) -> Tensor:
+        return torch.rand(self.size, generator=self.host) < p
+
+
+def log_severity(value: Tensor, low: float, high: float) -> Tensor:
+    """Position of `value` on a logarithmic scale from a little below `low` (0) to `high` (1)."""
+    start = math.log(low / 2)
+    return ((value.log() - start) / (math.log(high) - start)).clamp(0, 1)
+
+
+def _finish(pixels: Tensor, draw: Draw) -> Tensor:
+    """Every file has a trace of noise: sigma 0 to 2."""
+    return operators.srgb_gaussian_noise(pixels, draw.uniform(0, 2).to(pixels), draw.device)
+
+
+def _each(where: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(where.view(-1, *[1] * (yes.dim() - 1)), yes, no)
+
+
+def _centre(kernel: Tensor, size: int) -> Tensor:
+    margin = (size - kernel.shape[-1]) // 2
+    return torch.nn.functional.pad(kernel, (margin,) * 4)
+
+
+def super_resolution(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    scale = draw.log_uniform(1.3, 4.5)
+    kinds = torch.multinomial(torch.tensor([0.2, 0.2, 0.4, 0.2]), draw.size, True, generator=draw.host)
+    height, width = x.shape[-2:]
+    out = torch.empty_like(x)
+    for i, (s, kind) in enumerate(zip(scale.tolist(), kinds.tolist(), strict=True)):
+        small = resample.resize(x[i], resample.reduced_size(height, width, s), resample.KERNELS[kind])
+        out[i] = resample.resize(operators.round8(small), (height, width), "bicubic")
+    return _finish(out, draw), log_severity(scale, 1.3, 4.5)
+
+
+def motion(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    extent = draw.log_uniform(3, 31) * 0.5 + draw.uniform(3, 31) * 0.5
+    angle = draw.uniform(0, math.pi)
+    bend = draw.uniform(-math.pi / 2, math.pi / 2) * draw.chance(0.5)
+    path = _each(draw.chance(0.35), kernels.shake(extent, draw.host), kernels.arc(extent, angle, bend))
+    excess = draw.uniform(0, 4) * draw.chance(0.2)
+    out = operators.blur(x, kernels.splat(path).to(x), excess.to(x))
+    return _finish(out, draw), log_severity(extent, 3, 31)
+
+
+def defocus(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    radius = draw.log_uniform(0.6, 6)
+    blades = torch.randint(5, 9, (draw.size,), generator=draw.host)
+    shapes = [
+        kernels.disc(radius),
+        kernels.polygon(radius, blades, draw.uniform(0, math.pi)),
+        kernels.gaussian(radius / 2),  # the variance of the disc of that radius
+    ]
+    size = max(k.shape[-1] for k in shapes)
+    disc, polygon, gaussian = (_centre(k, size) for k in shapes)
+    which = draw.uniform(0, 1)
+    kernel = _each(which < 0.45, disc, _each(which < 0.7, polygon, gaussian))
+    excess = draw.uniform(0, 4) * draw.chance(0.1)
+    return _finish(operators.blur(x, kernel.to(x), excess.to(x)), draw), log_severity(radius, 0.6, 6)
+
+
+def noise(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    white = draw.chance(0.55)
+    sigma = draw.log_uniform(2, 60) * 0.5 + draw.uniform(2, 60) * 0.5
+    plain = operators.srgb_gaussian_noise(x, sigma.to(x), draw.device)
+    # Brooks et al. 2019, section 3.1: log read noise follows log shot noise along a line
+    shot = draw.log_uniform(1e-4, 2e-2)
+    log_read2 = 2.18 * shot.log() + 1.2 + 0.26 * torch.randn(draw.size, generator=draw.host)
+    read = torch.exp(log_read2 / 2)
+    camera = operators.sensor_noise(x, shot.to(x), read.to(x), draw.device)
+    out = _each(white.to(x.device), plain, camera)
+    strength = ((out.clamp(0, 1) - x) ** 2).mean(dim=(1, 2, 3)).sqrt().cpu() * 255
+    return out, log_severity(torch.where(white, sigma, strength.clamp(min=1)), 2, 60)
+
+
+def compression(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    quality = draw.uniform(5, 90).round()
+    half = draw.chance(0.6)
+    twice = draw.chance(0.25)
+    first = draw.uniform(20, 95).round()
+    shift = torch.randint(0, 8, (2,), generator=draw.host).tolist()
+    run = _compress_cuda if x.is_cuda else _compress_cpu
+    moved = x.roll(shift, dims=(-2, -1))
+    before = run(moved, first, half).roll([-s for s in shift], dims=(-2, -1))
+    out = run(_each(twice.to(x.device), before, x), quality, half)
+    return out, log_severity(101 - quality, 11, 96)
+
+
+def _compress_cpu(x: Tensor, quality: Tensor, half: Tensor) -> Tensor:
+    kinds = ["4:2:0" if h else "4:4:4" for h in half.tolist()]
+    return jpeg.encode_decode(x, [int(q) for q in quality.tolist()], kinds)
+
+
+def _compress_cuda(x: Tensor, quality: Tensor, half: Tensor) -> Tensor:
+    return jpeg.simulate(x, quality, half.to(x.device))
+
+
+DEGRADE: dict[str, Callable[[Tensor, Draw], tuple[Tensor, Tensor]]] = {
+    "super-resolution": super_resolution,
+    "motion-deblur": motion,
+    "defocus-deblur": defocus,
+    "denoise": noise,
+    "dejpeg": compression,
+}
+
+
+def pairs(x: Tensor, task: str, host: torch.Generator, device: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Degrade clean pixels x (B x 3 x H x W) for one task; returns (8-bit valued pixels, severity B)."""
+    draw = Draw(x.shape[0], host, device)
+    out, severity = DEGRADE[task](x, draw)
+    clean = draw.chance(CLEAN_SHARE)
+    out = _each(clean.to(x.device), x, out)
+    return operators.round8(out), torch.where(clean, torch.zeros_like(severity), severity)

@@ -1,0 +1,83 @@
+"""Degradation operators: pure functions of (pixels, parameters, random generator).
+
+Pixels are B x 3 x H x W tensors in [0, 1], sRGB-encoded; parameters are numbers or B-tensors. Blur and sensor
+noise act in linear light, as in a camera; resampling and JPEG act on sRGB values, as in software."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def to_linear(pixels: Tensor) -> Tensor:
+    """sRGB values to linear light (IEC 61966-2-1)."""
+    return torch.where(pixels <= 0.04045, pixels / 12.92, ((pixels.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4)
+
+
+def to_srgb(light: Tensor) -> Tensor:
+    """Linear light to sRGB values; light below zero stays on the curve's linear piece."""
+    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def round8(pixels: Tensor) -> Tensor:
+    """To the 256 levels of an 8-bit file."""
+    return (pixels.clamp(0, 1) * 255).round() / 255
+
+
+def blur(pixels: Tensor, kernels: Tensor, highlights: Tensor | float = 0.0) -> Tensor:
+    """Convolve with one kernel a picture, in linear light; the picture is mirrored at its edges.
+
+    kernels: B x k x k (k odd, sum 1). highlights: how many times brighter than the file's white the clipped
+    pixels really were, less one; the result clips again, so lamps leave trails of full brightness."""
+    b, c, h, w = pixels.shape
+    light = to_linear(pixels)
+    excess = torch.as_tensor(highlights, dtype=light.dtype, device=light.device)
+    if bool((excess > 0).any()):
+        bright = ((light.amin(dim=1, keepdim=True) - 0.9) * 10).clamp(0, 1)
+        light = light * (1 + excess.view(-1, 1, 1, 1) * bright)
+    half = kernels.shape[-1] // 2
+    # mirroring needs more pixels than the margin; smaller pictures repeat their edge instead
+    mode = "reflect" if half < min(h, w) else "replicate"
+    padded = F.pad(light, (half,) * 4, mode=mode).transpose(0, 1)
+    weight = kernels.to(light).flip(-2, -1)[:, None]
+    out = F.conv2d(padded, weight, groups=b).transpose(0, 1)
+    return to_srgb(out.clamp(0, 1))
+
+
+def srgb_gaussian_noise(pixels: Tensor, sigma: Tensor | float, generator: torch.Generator) -> Tensor:
+    """White Gaussian noise added to sRGB values, the literature's benchmark; sigma of 255. Not clipped."""
+    s = torch.as_tensor(sigma, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1, 1) / 255
+    return pixels + s * torch.randn(pixels.shape, generator=generator, device=pixels.device)
+
+
+def sensor_noise(
+    pixels: Tensor,
+    shot: Tensor | float,
+    read: Tensor | float,
+    generator: torch.Generator,
+    *,
+    demosaic: bool = True,
+    gains: tuple[float, float, float] = (1.9, 1.0, 1.6),
+) -> Tensor:
+    """Shot and read noise in linear light: variance shot * light + read^2, white level 1 (Brooks et al.,
+    "Unprocessing Images for Learned Raw Denoising", 2019, eq. 1).
+
+    demosaic: the noise is drawn on a Bayer mosaic, amplified by the white balance `gains` and interpolated
+    bilinearly, so that it comes out coloured and correlated as from a camera. Not clipped."""
+    light = to_linear(pixels)
+    gain = torch.tensor(gains if demosaic else (1.0, 1.0, 1.0), device=light.device).view(1, 3, 1, 1)
+    a = torch.as_tensor(shot, dtype=light.dtype, device=light.device).view(-1, 1, 1, 1)
+    b = torch.as_tensor(read, dtype=light.dtype, device=light.device).view(-1, 1, 1, 1)
+    std = torch.sqrt(a * light.clamp(min=0) / gain + b**2) * gain
+    if not demosaic:
+        noise = torch.randn(light.shape, generator=generator, device=light.device) * std
+        return to_srgb(light + noise)
+    draw = torch.randn(light[:, :1].shape, generator=generator, device=light.device)
+    site = torch.zeros(3, *light.shape[-2:], device=light.device)
+    site[0, 0::2, 0::2] = site[1, 0::2, 1::2] = site[1, 1::2, 0::2] = site[2, 1::2, 1::2] = 1
+    cross = torch.tensor(((0.0, 1.0, 0.0), (1.0, 4.0, 1.0), (0.0, 1.0, 0.0))) / 4
+    square = torch.tensor(((1.0, 2.0, 1.0), (2.0, 4.0, 2.0), (1.0, 2.0, 1.0))) / 4
+    bilinear = torch.stack((square, cross, square))[:, None].to(light)
+    noise = F.conv2d(F.pad(draw * std * site, (1, 1, 1, 1), mode="reflect"), bilinear, groups=3)
+    return to_srgb(light + noise)

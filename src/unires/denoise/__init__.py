@@ -1,0 +1,1 @@
+"""Denoisers behind one interface; checkpoints. Knows nothing of photos or experts."""

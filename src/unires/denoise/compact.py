@@ -1,0 +1,231 @@
+"""The compact denoiser: the whole network, in pixel space.
+
+A U-Net over the pixel-unshuffled picture. Three things know about the clean sample x: the noisy sample z with
+precision p_z = (alpha/sigma)^2, the condition c with precision p_c, and the network F. They are combined by
+precision (section 2 of the design):
+
+    x_hat = (p_z z/alpha + p_c c) / (p_z + p_c)  +  F(z, c, t, tau, severity) / sqrt(p_z + p_c)          (1)
+
+so that F's target has unit scale for every t: at t = 1 it is a residual regressor, near t = 0 a residual denoiser.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unires.denoise import number_type
+from unires.denoise.interface import Facts
+from unires.denoise.schedule import alpha_sigma
+from unires.errors import OptionError, nearest
+
+TASKS = ("blind", "super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg")
+# p_c, in the order of TASKS: one over the mean squared error of a degraded training input, pixels in [-1, 1]
+PRECISION = (80.0, 70.0, 60.0, 60.0, 80.0, 250.0)
+PRECISION_OF_NOTHING = 4.0  # of a dropped condition (black): one over photographs' mean square
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Widths a level (level i works at 1 / 2^(i + 1) of the resolution), blocks a level on the way down and up."""
+
+    widths: tuple[int, ...] = (64, 96, 192, 320)
+    down: tuple[int, ...] = (1, 1, 1, 2)
+    up: tuple[int, ...] = (1, 1, 1)
+    embedding: int = 192
+
+    def __post_init__(self) -> None:
+        if not len(self.widths) == len(self.down) == len(self.up) + 1:
+            raise OptionError("A network needs as many entries in `down` as in `widths`, and one fewer in `up`.")
+
+    @property
+    def multiple(self) -> int:
+        """Sides the network works on are multiples of so many pixels; others are mirrored to that and cut."""
+        return int(2 ** len(self.widths))
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions around a skip, modulated (scale and shift a channel) between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(width, width, 3, padding=1)
+        self.b = nn.Conv2d(width, width, 3, padding=1)
+        self.b.weight.data.mul_(0.2)  # a block starts close to the identity
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return x + self.b(F.relu(torch.addcmul(shift, self.a(x), scale)))
+
+
+class Embedding(nn.Module):
+    """Time, task and severity as one vector."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.task = nn.Embedding(len(TASKS), width)
+        self.inner = nn.Linear(8 + 8 + 8 + 2, width)
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, t: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor) -> Tensor:
+        k = torch.arange(8, device=t.device) * math.pi
+        known = (severity >= 0).to(t)[:, None]
+        strength = torch.cos(severity.clamp(min=0)[:, None] * k) * known
+        waves = (torch.cos(t[:, None] * k), torch.sin(t[:, None] * k), strength, known, has_condition[:, None].to(t))
+        return F.silu(self.outer(F.silu(self.inner(torch.cat(waves, dim=1)) + self.task(task))))
+
+
+class CompactNet(nn.Module):
+    """F of equation (1), and the equation itself."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.embedding = Embedding(config.embedding)
+        self.enter = nn.Conv2d(2 * 3 * 4, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(_blocks(w, n) for w, n in zip(widths, config.down, strict=True))
+        self.reduce = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
+        self.enlarge = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairs)
+        self.up = nn.ModuleList(_blocks(w, n) for w, n in zip(widths, config.up, strict=False))
+        self.leave = nn.Conv2d(widths[0], 3 * 4, 3, padding=1)
+        down = [w for w, n in zip(widths, config.down, strict=True) for _ in range(n)]
+        up = [w for w, n in reversed(list(zip(widths, config.up, strict=False))) for _ in range(n)]
+        self.modulated = [2 * w for w in down + up]  # numbers that each block takes, in the order they run
+        self.modulate = nn.Linear(config.embedding, sum(self.modulated))
+        for last in (self.leave, self.modulate):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def compute_in(self, kind: torch.dtype) -> CompactNet:
+        """Convolutions in `kind` (their sums stay float32 inside), everything else in float32."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(kind, memory_format=torch.channels_last)
+        return self
+
+    def residual(self, z: Tensor, c: Tensor, embedding: Tensor) -> Tensor:
+        """F: B x 3 x H x W from two of the same shape, sides multiples of `config.multiple`."""
+        kind = self.enter.weight.dtype
+        numbers = iter(self.modulate(embedding)[:, :, None, None].split(self.modulated, dim=1))
+        x = F.pixel_unshuffle(torch.cat((z, c), dim=1).to(kind), 2).contiguous(memory_format=torch.channels_last)
+        x = self.enter(x)
+        skips: list[Tensor] = []
+        for i, blocks in enumerate(self.down):
+            x = _run(blocks, x, numbers)
+            if i < len(self.reduce):
+                skips.append(x)
+                x = self.reduce[i](x)
+        for i in reversed(range(len(self.up))):
+            x = skips.pop() + F.pixel_shuffle(self.enlarge[i](x), 2)
+            x = _run(self.up[i], x, numbers)
+        return F.pixel_shuffle(self.leave(x), 2).float()
+
+    def condition_precision(self, task: Tensor, has_condition: Tensor) -> Tensor:
+        """p_c, B."""
+        p = torch.tensor(PRECISION, device=task.device)[task]
+        return torch.where(has_condition, p, PRECISION_OF_NOTHING)
+
+    def total_precision(self, t: Tensor, task: Tensor, has_condition: Tensor) -> Tensor:
+        """p_z + p_c, B."""
+        alpha, sigma = alpha_sigma(t)
+        return (alpha / sigma) ** 2 + self.condition_precision(task, has_condition)
+
+    def forward(
+        self, z: Tensor, t: Tensor, condition: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor
+    ) -> Tensor:
+        """x_hat, B x 3 x H x W. z, condition: B x 3 x H x W in [-1, 1] (condition zero where has_condition is
+        false); t in (0, 1], task (index into TASKS), severity (negative: unknown), has_condition: B."""
+        alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
+        p_c = self.condition_precision(task, has_condition).view(-1, 1, 1, 1)
+        total = (alpha / sigma) ** 2 + p_c
+        embedding = self.embedding(t, task, severity, has_condition)
+        # alpha z, not z: what carries no signal at t = 1 must not carry noise into the network either
+        out = self.residual(alpha * z, condition, embedding).float()
+        return (alpha / sigma**2 * z + p_c * condition) / total + out / total.sqrt()
+
+
+def _blocks(width: int, count: int) -> nn.ModuleList:
+    return nn.ModuleList(Block(width) for _ in range(count))
+
+
+def _run(blocks: nn.Module, x: Tensor, numbers: Iterator[Tensor]) -> Tensor:
+    for block in blocks:  # type: ignore[attr-defined]
+        scale, shift = next(numbers).chunk(2, dim=1)
+        x = block(x, (1 + scale).to(x.dtype), shift.to(x.dtype))
+    return x
+
+
+class CompactDenoiser:
+    """The network behind the interface that all denoisers share (`unires.denoise.interface.Denoiser`)."""
+
+    def __init__(self, net: CompactNet, device: str | torch.device = "cpu", kind: torch.dtype | None = None) -> None:
+        """kind: what to compute in; None asks the machine (`number_type.choose`)."""
+        self.device = torch.device(device)
+        self.exact = net.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.kind = kind or number_type.choose(net, self.device)
+        fast = self.kind != torch.float32
+        self.net = copy.deepcopy(self.exact).compute_in(self.kind) if fast else self.exact
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(
+            tasks=TASKS,
+            channels=3,
+            reduction=1,
+            multiple=self.exact.config.multiple,
+            reach=64,
+            parameters=sum(p.numel() for p in self.exact.parameters()),
+            number_type=str(self.kind).removeprefix("torch."),
+        )
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[0, 1] to [-1, 1]."""
+        return pixels.to(self.device, torch.float32) * 2 - 1
+
+    def decode(self, sample: Tensor) -> Tensor:
+        """[-1, 1] to [0, 1], not clipped."""
+        return (sample + 1) / 2
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        z: Tensor,
+        t: float,
+        condition: Tensor | None,
+        tasks: Sequence[str],
+        severity: Sequence[float | None] | None = None,
+    ) -> Tensor:
+        """x_hat for B samples (see the interface). Any height and width; mirrored to a multiple inside. A result
+        that is not finite is computed again in float32. Raises OptionError for an unknown task."""
+        for task in tasks:
+            if task not in TASKS:
+                raise OptionError(nearest(task, TASKS, kind="task"))
+        count, _, height, width = z.shape
+        device = self.device
+        index = torch.tensor([TASKS.index(task) for task in tasks], device=device)
+        known = severity or [None] * count
+        strength = torch.tensor([-1.0 if s is None else float(s) for s in known], device=device)
+        seen = torch.full((count,), condition is not None, device=device)
+        c = torch.zeros_like(z) if condition is None else condition
+        times = torch.full((count,), float(t), device=device)
+        inputs = (_fill(z, self.facts.multiple), times, _fill(c, self.facts.multiple), index, strength, seen)
+        out = self.net(*inputs)
+        if self.net is not self.exact and not bool(torch.isfinite(out).all()):
+            out = self.exact(*inputs)
+        return out[..., :height, :width]
+
+
+def _fill(x: Tensor, multiple: int) -> Tensor:
+    """Mirror the right and lower edge until both sides are multiples (repeat it where too small to mirror)."""
+    down, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    if not (down or right):
+        return x
+    mode = "reflect" if down < x.shape[-2] and right < x.shape[-1] else "replicate"
+    return F.pad(x, (0, right, 0, down), mode=mode)

@@ -1,0 +1,49 @@
+"""What every denoiser offers, and what it states about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the layers above need to know about a denoiser, and all that they know."""
+
+    tasks: tuple[str, ...]  # the experts' tasks; "blind" is the dropped task
+    channels: int  # of a sample
+    reduction: int  # pixels a side of one sample position: 1 in pixel space, 8 for a latent
+    multiple: int  # results don't depend on where a tile starts if that is a multiple of so many pixels
+    reach: int  # pixels from a border beyond which the border is not seen
+    parameters: int
+    number_type: str  # what the network computes in
+
+
+class Denoiser(Protocol):
+    """Predicts the clean sample from a noisy one: x_hat = D(z_t, t, c, tau) (section 1 of the design)."""
+
+    @property
+    def facts(self) -> Facts: ...
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """B x 3 x H x W in [0, 1] to samples of unit scale (the identity but for scale in pixel space)."""
+        ...
+
+    def predict(
+        self,
+        z: Tensor,
+        t: float,
+        condition: Tensor | None,
+        tasks: Sequence[str],
+        severity: Sequence[float | None] | None = None,
+    ) -> Tensor:
+        """x_hat for B samples z at time t in (0, 1]. condition: B encoded pictures, or None for none; tasks: B
+        names; severity: B numbers from 0 to 1, None where unknown."""
+        ...
+
+    def decode(self, sample: Tensor) -> Tensor:
+        """Samples to pixels in [0, 1] (not clipped)."""
+        ...

@@ -1,0 +1,1 @@
+"""Ways in. A door contains no decision: whatever it offers, `Restorer` tells it."""

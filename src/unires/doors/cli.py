@@ -1,0 +1,198 @@
+"""The command line: `unires restore PHOTO`. It parses, shows progress and prints; `Restorer` decides."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import unires
+from unires.errors import OptionError, UniresError, nearest, shown
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses unknown options and commands with the nearest right one, in one sentence."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(message[:1].upper() + message[1:].rstrip(".") + f" (see `{self.prog} --help`).")
+
+    def options(self) -> list[str]:
+        return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+
+    def parse_or_refuse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse; an unknown option is answered with the nearest one that the chosen command has."""
+        values, unknown = self.parse_known_args(words)
+        chosen: Parser = getattr(values, "parser", self)
+        for word in unknown:
+            if word.startswith("-"):
+                raise OptionError(nearest(word.partition("=")[0], chosen.options(), kind="option"))
+        if unknown:
+            raise OptionError(f"There is one thing too many: {shown(unknown[0])} (see `{chosen.prog} --help`).")
+        return values
+
+
+RESTORE_HELP = """\
+Restores a photo and writes the result beside it; the original is never touched.
+
+  unires restore holiday.jpg                     writes holiday.restored.jpg
+  unires restore holiday.jpg -o better.png       writes better.png
+  unires restore small.jpg --scale 2             twice as wide and high
+  unires restore dark.jpg --weights denoise      only takes out noise
+  unires restore old.jpg --weights "denoise=0.6,dejpeg=0.4; motion-deblur@relay=1"
+                                                 first cleans, then sharpens what was cleaned
+"""
+WEIGHTS_HELP = """\
+how much each expert counts, adding up to 1 (a weight may be negative): super-resolution, motion-deblur,
+defocus-deblur, denoise, dejpeg, blind (knows no task), keep (the photo as it is). An expert may look at a reduced
+photo (super-resolution@down2, @down4: invents more) or at the result of the step before (denoise@relay). One list
+for each step, separated by semicolons. Without it UniRes chooses"""
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="unires", description="Restores photos: noise, blur, JPEG, too few pixels, several at once.")
+    parser.add_argument("--version", action="version", version=f"unires {unires.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+
+    restore = commands.add_parser("restore", help="restore a photo", description=RESTORE_HELP)
+    restore.set_defaults(run=run_restore, parser=restore)
+    restore.add_argument("photo", metavar="PHOTO", help="JPEG, PNG, WebP, TIFF or AVIF")
+    restore.add_argument("-o", "--output", metavar="OUT", help="where to write (default: PHOTO.restored beside it)")
+    restore.add_argument("--overwrite", action="store_true", help="replace OUT if it is there (never the photo)")
+    restore.add_argument("--weights", metavar="LIST", help=WEIGHTS_HELP)
+    restore.add_argument("--fidelity", type=float, metavar="0..1",
+                         help="1: closest to the truth (default); 0: crispest, details may be invented")
+    restore.add_argument("--scale", type=float, default=1, metavar="1..4", help="enlarge by this factor (default 1)")
+    restore.add_argument("--steps", type=int, metavar="N", help="1 (default) to 50; more is slower and crisper")
+    restore.add_argument("--seed", type=int, default=0, help="of what is random with several steps (default 0)")
+    _common(restore)
+
+    degrade = commands.add_parser("degrade", help="make a photo worse on purpose", description=DEGRADE_HELP)
+    degrade.set_defaults(run=run_degrade, parser=degrade)
+    degrade.add_argument("photo", metavar="PHOTO", help="JPEG, PNG, WebP, TIFF or AVIF")
+    degrade.add_argument("--recipe", required=True, help="operators joined by +, applied from left to right")
+    degrade.add_argument("-o", "--output", metavar="OUT", help="where to write (default: PHOTO.degraded.png beside it)")
+    degrade.add_argument("--overwrite", action="store_true", help="replace OUT if it is there (never the photo)")
+    degrade.add_argument("--seed", type=int, default=0, help="of what is random (default 0)")
+
+    train = commands.add_parser("train", help="train a model", description="Trains the compact model; runs continue.")
+    train.set_defaults(run=run_train, parser=train)
+    train.add_argument("config", metavar="CONFIG", help="a TOML file; configs/compact.toml is the shipped model's")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
+                       help="change an option of the configuration, e.g. --set minutes=10 (may be repeated)")
+    return parser
+
+
+DEGRADE_HELP = """\
+Makes a photo worse in a known way, to test restorers with.
+
+  unires degrade photo.png --recipe "defocus(radius=3) + noise(sigma=15) + jpeg(quality=30)"
+
+Operators: noise(sigma), sensor_noise(shot, read), motion(length, angle, bend), shake(extent),
+defocus(radius, blades, rotation), gaussian_blur(sigma), resize(scale, kernel), jpeg(quality, subsampling).
+"""
+
+
+def _common(parser: Parser) -> None:
+    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where to compute")
+    parser.add_argument("--model", metavar="FOLDER", help="another model's folder (default: the one that is shipped)")
+
+
+def run_restore(args: argparse.Namespace) -> None:
+    from unires.photo import check_output, read_photo, write_photo
+
+    started = time.perf_counter()
+    photo = read_photo(args.photo)
+    out = _output(args, photo.extension, "restored")
+    size = round(photo.width * args.scale), round(photo.height * args.scale)
+    check_output(photo, out, overwrite=args.overwrite, size=size)
+
+    from unires.restore.restorer import Restorer
+
+    restorer = Restorer.from_pretrained(args.model, args.device)
+    bar = ProgressLine(Path(args.photo).name)
+    restored = restorer(
+        photo.visible(), weights=args.weights, steps=args.steps, fidelity=args.fidelity, scale=args.scale,
+        seed=args.seed, progress=bar,
+    )
+    bar.close()
+    result = photo.with_pixels(restored)
+    write_photo(result, out, overwrite=args.overwrite)
+    report = restorer.report
+    assert report is not None
+    steps = "1 step" if report.steps == 1 else f"{report.steps} steps"
+    print(
+        f"Restored {shown(args.photo)} to {shown(out)}: {result.width} x {result.height}, {report.weights}, {steps}, "
+        f"{report.number_type} on {report.device}, {time.perf_counter() - started:.1f} s."
+    )
+
+
+def run_degrade(args: argparse.Namespace) -> None:
+    from unires.photo import check_output, read_photo, write_photo
+
+    photo = read_photo(args.photo)
+    out = _output(args, ".png", "degraded")
+    check_output(photo, out, overwrite=args.overwrite)
+    result = photo.with_pixels(unires.degrade(photo.pixels, args.recipe, args.seed))
+    write_photo(result, out, overwrite=args.overwrite)
+    print(f"Degraded {shown(args.photo)} to {shown(out)} by {args.recipe}.")
+
+
+def run_train(args: argparse.Namespace) -> None:
+    from unires.train.config import TrainConfig
+    from unires.train.loop import Trainer
+
+    Trainer(TrainConfig.read(Path(args.config), args.changes), log=lambda line: print(line, flush=True)).run()
+
+
+def _output(args: argparse.Namespace, extension: str, word: str) -> Path:
+    """Where to write: as asked, or beside the photo. Raises OptionError if that is the photo itself."""
+    photo = Path(args.photo)
+    out = Path(args.output) if args.output else photo.with_name(f"{photo.stem}.{word}{extension}")
+    if out.exists() and os.path.samefile(photo, out):
+        raise OptionError("The output is the photo itself, and originals are never written over.")
+    return out
+
+
+class ProgressLine:
+    """One line on the terminal with the share done and an estimate of the time left; silent elsewhere."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.started, self.drawn = name, time.monotonic(), False
+
+    def __call__(self, done: float) -> None:
+        if not sys.stderr.isatty() or done <= 0:
+            return
+        left = (time.monotonic() - self.started) * (1 - done) / done
+        print(f"\r{self.name}: {done:4.0%}, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+        self.drawn = True
+
+    def close(self) -> None:
+        if self.drawn:
+            print(f"\r{' ' * (len(self.name) + 30)}\r", end="", file=sys.stderr, flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 (could not be done), 2 (asked wrongly), 130 (Ctrl-C)."""
+    try:
+        args = build_parser().parse_or_refuse(sys.argv[1:] if words is None else words)
+        if not hasattr(args, "run"):
+            build_parser().print_help()
+            return 2
+        args.run(args)
+    except OptionError as error:
+        print(f"unires: {error}", file=sys.stderr)
+        return 2
+    except UniresError as error:
+        print(f"unires: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("unires: stopped; nothing was half-written.", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,1 @@
+"""One path from picture to picture."""

@@ -1,0 +1,1 @@
+"""The schedule's solvers and the composed step."""

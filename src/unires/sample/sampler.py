@@ -1,0 +1,141 @@
+"""Sampling: section 1 of the design, line by line.
+
+    z_1     = eps                                               nothing is known but the conditions
+    x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k)               `composed_estimate`
+    z_s     = alpha_s x_hat_t + sigma_s eps_hat(z_t, x_hat_t)   `ddim`; `multistep` looks one step back as well
+
+A solver is a plain function of (estimate, z, times, callback), where `estimate(z, t, step, relay)` gives x_hat_t."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unires.compose.conditions import Conditions
+from unires.compose.experts import KEEP
+from unires.compose.weights import Weights
+from unires.denoise.interface import Denoiser
+from unires.denoise.schedule import alpha_sigma
+
+
+@dataclass(frozen=True)
+class State:
+    """What a callback gets after each step: step i of `steps` went from z_t, at time t, to time s."""
+
+    step: int
+    steps: int
+    t: float
+    s: float
+    z: Tensor
+    estimate: Tensor  # x_hat_t
+
+
+Estimate = Callable[[Tensor, float, int, Tensor | None], Tensor]
+Callback = Callable[[State], None]
+Solver = Callable[[Estimate, Tensor, Sequence[float], Callback | None], Tensor]
+
+
+def times(steps: int) -> list[float]:
+    """From 1 to 0 in equal parts: `steps` + 1 numbers."""
+    return [1 - i / steps for i in range(steps + 1)]
+
+
+def composed_estimate(
+    denoiser: Denoiser, conditions: Conditions, weights: Weights, z: Tensor, t: float, step: int, relay: Tensor | None
+) -> Tensor:
+    """x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k). All experts of the step run as one batch; `keep` runs nothing."""
+    used = weights.active(step)
+    networks = [k for k in used if weights.experts[k].task != KEEP]
+    parts: dict[int, Tensor] = {k: conditions("lq", None) for k in used if k not in networks}
+    if networks:
+        count = z.shape[0]
+        condition = torch.cat([conditions(weights.experts[k].condition, relay) for k in networks])
+        tasks = [weights.experts[k].task for k in networks for _ in range(count)]
+        together = denoiser.predict(z.repeat(len(networks), 1, 1, 1), t, condition, tasks)
+        parts |= dict(zip(networks, together.split(count), strict=True))
+    size = z.shape[-2], z.shape[-1]
+    total = torch.zeros_like(z)
+    for k in used:
+        total += weights.at(step, k, size).to(z) * parts[k]
+    return total
+
+
+def ddim(estimate: Estimate, z: Tensor, ts: Sequence[float], callback: Callback | None = None) -> Tensor:
+    """First order: DDIM (Song et al. 2021, eq. 12 with eta = 0). Returns the last x_hat."""
+    x: Tensor | None = None
+    for i, (t, s) in enumerate(zip(ts, ts[1:], strict=False)):
+        x = estimate(z, t, i, x)
+        if callback:
+            callback(State(i, len(ts) - 1, t, s, z, x))
+        alpha, sigma = levels(t)
+        noise = (z - alpha * x) / sigma
+        alpha, sigma = levels(s)
+        z = alpha * x + sigma * noise
+    assert x is not None
+    return x
+
+
+def multistep(estimate: Estimate, z: Tensor, ts: Sequence[float], callback: Callback | None = None) -> Tensor:
+    """Second order: DPM-Solver++(2M) (Lu et al. 2022, "DPM-Solver++", algorithm 2), lambda = log(alpha / sigma).
+
+    From t = 1, where lambda is infinite, the first step is DDIM's and the second has no slope to correct by."""
+    x: Tensor | None = None
+    z0 = z
+    for i, (t, s) in enumerate(zip(ts, ts[1:], strict=False)):
+        before, x = x, estimate(z, t, i, x)
+        if callback:
+            callback(State(i, len(ts) - 1, t, s, z, x))
+        alpha, sigma = levels(t)
+        alpha_s, sigma_s = levels(s)
+        if s == 0 or alpha == 0:  # the end (x_hat is the result), or the start: the noise is z itself
+            z = alpha_s * x + sigma_s * z0
+            continue
+        target = x
+        if i >= 2 and before is not None:
+            h = log_ratio(s) - log_ratio(t)
+            r = (log_ratio(t) - log_ratio(ts[i - 1])) / h
+            target = x + (x - before) / (2 * r)
+        # exp(-h) written out: sigma_s alpha_t / (alpha_s sigma_t)
+        z = sigma_s / sigma * z + (alpha_s - sigma_s * alpha / sigma) * target
+    assert x is not None
+    return x
+
+
+def levels(t: float) -> tuple[float, float]:
+    """(alpha_t, sigma_t) as numbers."""
+    alpha, sigma = alpha_sigma(torch.tensor(t, dtype=torch.float64))
+    return float(alpha), float(sigma)
+
+
+def log_ratio(t: float) -> float:
+    alpha, sigma = levels(t)
+    return math.log(alpha / sigma)
+
+
+SOLVERS: dict[str, Solver] = {"ddim": ddim, "multistep": multistep}
+
+
+def sample(
+    denoiser: Denoiser,
+    pixels: Tensor,
+    weights: Weights,
+    *,
+    steps: int = 1,
+    noise: Tensor | None = None,
+    solver: str = "ddim",
+    callback: Callback | None = None,
+) -> Tensor:
+    """Restore pixels (B x 3 x H x W in [0, 1]) with the experts weighted by `weights`; returns the same shape,
+    not clipped. noise: z_1, unit Gaussian samples; with one step it is not looked at and may be None."""
+    conditions = Conditions(denoiser, pixels)
+    if noise is None:
+        noise = torch.zeros_like(conditions("lq", None))
+
+    def estimate(z: Tensor, t: float, step: int, relay: Tensor | None) -> Tensor:
+        return composed_estimate(denoiser, conditions, weights, z, t, step, relay)
+
+    return denoiser.decode(SOLVERS[solver](estimate, noise, times(steps), callback))

@@ -1,0 +1,1 @@
+"""Data, objective and loop that make the experts."""

@@ -1,0 +1,311 @@
+"""The training loop. Each step's samples follow from (seed, step, rank) alone, so that a run that was killed
+goes on with exactly the sample it would have seen. Several processes (torchrun) average their gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unires.degrade import isolated
+from unires.denoise.compact import TASKS, CompactNet
+from unires.errors import UniresError
+from unires.train import objective
+from unires.train.config import TrainConfig
+from unires.train.data import Atlas, load_rgb, photo_paths
+from unires.train.optim import Muon
+
+Log = Callable[[str], None]
+
+
+class Trainer:
+    """One training run: `Trainer(config).run()`; state lives in the folder `config.run`."""
+
+    def __init__(self, config: TrainConfig, log: Log = print) -> None:
+        self.config, self.log = config, log
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        if self.world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
+        self.device = torch.device(config.device)
+        self.folder = Path(config.run)
+        torch.manual_seed(config.seed)
+        self.net = CompactNet(config.model).to(self.device, memory_format=torch.channels_last)
+        self.ema = CompactNet(config.model).to(self.device, memory_format=torch.channels_last).requires_grad_(False)
+        self.uncertainty = objective.Uncertainty().to(self.device)
+        self.optimizers = self._optimizers()
+        self.step = 0
+        self.seconds = 0.0  # trained so far, over all continuations
+        if (self.folder / "state.json").exists():
+            self._resume()
+        elif config.start_from:
+            weights = load_file(Path(config.start_from) / "model.safetensors")
+            self.net.load_state_dict({k: v.float() for k, v in weights.items()})
+            self.ema.load_state_dict(self.net.state_dict())
+        else:
+            self.ema.load_state_dict(self.net.state_dict())
+        self._check_tasks()
+        self.photos = self._load(config.clean)
+        self.paired = {k: self._load_pairs(v) for k, v in config.paired.items()}
+
+    # -- parts ----------------------------------------------------------------------------------------------
+
+    def _check_tasks(self) -> None:
+        for task in [*self.config.tasks, *self.config.paired]:
+            if task not in isolated.TASKS:
+                raise UniresError(f"There is no task {task!r} to train; there are {', '.join(isolated.TASKS)}.")
+
+    def _load(self, folders: tuple[str, ...]) -> Atlas:
+        if not folders:
+            raise UniresError("The configuration names no folder of clean photos.")
+        paths = [p for folder in folders for p in photo_paths(Path(folder))]
+        return Atlas.load(paths, self.config.crop + 2 * self.config.margin, self.device)
+
+    def _load_pairs(self, folders: tuple[str, ...]) -> tuple[Atlas, Atlas]:
+        clean = [p for folder in folders for p in photo_paths(Path(folder)) if p.stem.endswith("_gt")]
+        degraded = [p.with_name(p.name.replace("_gt.", "_lq.")) for p in clean]
+        size = self.config.crop + 2 * self.config.margin
+        pair = Atlas.load(clean, size, self.device), Atlas.load(degraded, size, self.device)
+        if not (torch.equal(pair[0].width, pair[1].width) and torch.equal(pair[0].height, pair[1].height)):
+            raise UniresError(f"Pairs in {', '.join(folders)} differ in size.")
+        return pair
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """Muon for the kernels between hidden layers; AdamW for all the rest."""
+        c = self.config
+        named = [*self.net.named_parameters(), *self.uncertainty.named_parameters()]
+        hidden = [
+            p
+            for n, p in named
+            if c.optimizer == "muon" and p.dim() == 4 and p.shape[1] > 1 and not n.startswith(("enter", "leave"))
+        ]
+        ids = {id(p) for p in hidden}
+        rest = [p for _, p in named if id(p) not in ids]
+        adam = torch.optim.AdamW(rest, lr=c.rate, betas=(0.9, 0.99), weight_decay=0.0)
+        return ([Muon(hidden, lr=c.rate)] if hidden else []) + [adam]
+
+    def _generators(self, step: int) -> tuple[torch.Generator, torch.Generator]:
+        seed = (self.config.seed * 1_000_003 + step) * 4099 + self.rank
+        host = torch.Generator().manual_seed(seed)
+        device = torch.Generator(self.device).manual_seed(seed + 1) if self.device.type != "cpu" else host
+        return host, device
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, torch.Generator]:
+        """(clean, degraded in [-1, 1], task, severity) of a step, and the generator for the objective."""
+        c = self.config
+        host, device = self._generators(step)
+        names = list(c.tasks)
+        odds = torch.tensor([c.tasks[n] for n in names])
+        counts = torch.bincount(torch.multinomial(odds, c.batch, True, generator=host), minlength=len(names))
+        size = c.crop + 2 * c.margin
+        parts = []
+        for name, count in zip(names, counts.tolist(), strict=True):
+            real = 0
+            if name in self.paired:
+                real = int((torch.rand(count, generator=host) < c.paired_share).sum())
+                if real:
+                    good, bad = self.paired[name]
+                    places = good.places(real, size, host)
+                    parts.append((good.crops(places), bad.crops(places), name, torch.full((real,), 0.5)))
+            if count > real:
+                clean = self.photos.crops(self.photos.places(count - real, size, host))
+                parts.append((clean, *isolated.pairs(clean, name, host, device), name))  # type: ignore[arg-type]
+        clean, degraded, task, severity = [], [], [], []
+        for good_part, bad_part, *other in parts:
+            name, strength = other if isinstance(other[0], str) else (other[1], other[0])
+            clean.append(good_part), degraded.append(bad_part), severity.append(strength)
+            task.append(torch.full((len(good_part),), TASKS.index(name)))
+        top, left = torch.randint(0, 2 * c.margin + 1, (2,), generator=host).tolist() if c.margin else (0, 0)
+        window = (..., slice(top, top + c.crop), slice(left, left + c.crop))
+        def both(x: list[Tensor]) -> Tensor:
+            return torch.cat(x)[window].contiguous(memory_format=torch.channels_last) * 2 - 1
+        where = self.device
+        return both(clean), both(degraded), torch.cat(task).to(where), torch.cat(severity).to(where), device
+
+    def rate(self) -> float:
+        """The learning rate now: warm-up, then constant, then (for a release) a linear decay to zero."""
+        c = self.config
+        warm = min(1.0, (self.step + 1) / c.warmup)
+        if not (c.decay_minutes and c.minutes):
+            return c.rate * warm
+        left = (c.minutes * 60 - self.seconds_now()) / (c.decay_minutes * 60)
+        return c.rate * warm * max(0.0, min(1.0, left))
+
+    def seconds_now(self) -> float:
+        return time.monotonic() - self.started
+
+    # -- the loop -------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        c = self.config
+        self.started = time.monotonic()
+        first, last_save, last_look, window = self.step, self.started, self.started, []
+        while self.step < c.steps and not (c.minutes and self._agree(self.seconds_now() > c.minutes * 60)):
+            window.append(self.train_step())
+            now = time.monotonic()
+            if self.step % 100 == 0 and self.rank == 0:
+                pace = (self.step - first) / (now - self.started)
+                mean = sum(window) / len(window)
+                window.clear()
+                self.log(f"step {self.step}  loss {mean:.4f}  rate {self.rate():.2e}  {pace * c.batch * self.world:.1f} crops/s")
+            if now - last_save > c.save_minutes * 60:
+                last_save = now
+                self.save()
+            if c.validation and now - last_look > c.validate_minutes * 60:
+                last_look = now
+                self.validate()
+        self.seconds += self.seconds_now()
+        self.started = time.monotonic()
+        self.save()
+        self.validate()
+
+    def _agree(self, stop: bool) -> bool:
+        """All processes stop together: the first one's clock counts."""
+        if self.world == 1:
+            return stop
+        flag = torch.tensor([float(stop)], device=self.device)
+        dist.broadcast(flag, 0)
+        return bool(flag.item())
+
+    def train_step(self) -> float:
+        c = self.config
+        rate = self.rate()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        clean, degraded, task, severity, generator = self.batch(self.step)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            value, _ = objective.loss(
+                self.net, self.uncertainty, clean, degraded, task, severity, generator,
+                first_step_share=c.first_step_share, task_dropout=c.task_dropout,
+                condition_dropout=c.condition_dropout, severity_dropout=c.severity_dropout,
+            )
+        value.backward()
+        parameters = [*self.net.parameters(), *self.uncertainty.parameters()]
+        if self.world > 1:
+            flat = torch.cat([p.grad.flatten() for p in parameters])
+            dist.all_reduce(flat)
+            flat /= self.world
+            for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+                p.grad.copy_(g.view_as(p))
+        norm = torch.nn.utils.clip_grad_norm_(parameters, c.clip)
+        if torch.isfinite(norm):
+            for optimizer in self.optimizers:
+                optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        keep = min(c.ema, 1 - 1 / (1 + self.step / 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - keep)
+        return float(value.detach())
+
+    # -- state ----------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Weights (the average, as model.safetensors) and all that a continuation needs; each file whole or not
+        at all, state.json last."""
+        if self.rank:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        tensors |= {f"uncertainty.{k}": v for k, v in self.uncertainty.state_dict().items()}
+        for i, optimizer in enumerate(self.optimizers):
+            for j, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{i}.{j}.{k}": v for k, v in state.items()}
+        seconds = self.seconds + self.seconds_now()
+        state = {"step": self.step, "seconds": seconds, "config": dataclasses.asdict(self.config)}
+        _write(self.folder / "training.safetensors", tensors)
+        _write(self.folder / "model.safetensors", dict(self.ema.state_dict()))
+        model = {"kind": "compact", **dataclasses.asdict(self.config.model)}
+        _write_text(self.folder / "config.json", json.dumps(model, indent=2))
+        _write_text(self.folder / "state.json", json.dumps(state, indent=2))
+
+    def _resume(self) -> None:
+        state = json.loads((self.folder / "state.json").read_text())
+        self.step, self.seconds = state["step"], state["seconds"]
+        tensors = load_file(self.folder / "training.safetensors", device=str(self.device))
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.net.load_state_dict(part("net."))
+        self.uncertainty.load_state_dict(part("uncertainty."))
+        self.ema.load_state_dict(load_file(self.folder / "model.safetensors"))
+        for i, optimizer in enumerate(self.optimizers):
+            slots: dict[int, dict[str, Any]] = {}
+            for key, value in part(f"optimizer.{i}.").items():
+                j, name = key.split(".")
+                slots.setdefault(int(j), {})[name] = value
+            whole = optimizer.state_dict()
+            optimizer.load_state_dict({"state": slots, "param_groups": whole["param_groups"]})
+
+    # -- validation -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def validate(self, count: int = 10, size: int = 256) -> dict[str, float]:
+        """Mean gain in PSNR over the input at t = 1, per task, on central crops with fixed degradations."""
+        if self.rank or not self.config.validation:
+            return {}
+        paths = [p for folder in self.config.validation for p in photo_paths(Path(folder))]
+        crops = []
+        for path in paths[:: max(1, len(paths) // count)][:count]:
+            x = torch.from_numpy(load_rgb(path)).permute(2, 0, 1).float() / 255
+            top, left = (x.shape[1] - size) // 2, (x.shape[2] - size) // 2
+            crops.append(x[None, :, top : top + size, left : left + size])
+        gains: dict[str, float] = {}
+        for name in isolated.TASKS:
+            gain = []
+            for i, x in enumerate(crops):
+                generator = torch.Generator().manual_seed(i)
+                lq, _ = isolated.pairs(x, name, generator, generator)
+                if torch.equal(lq, x):
+                    continue
+                y = self.predict(lq.to(self.device), name).cpu()
+                gain.append(_psnr(y, x) - _psnr(lq, x))
+            gains[name] = sum(gain) / max(1, len(gain))
+        minutes = (self.seconds + self.seconds_now()) / 60
+        row = {"step": self.step, "minutes": round(minutes, 1)} | {k: round(v, 3) for k, v in gains.items()}
+        self.log("validation " + json.dumps(row))
+        with (self.folder / "validation.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        return gains
+
+    def predict(self, lq: Tensor, task: str) -> Tensor:
+        one = torch.ones(len(lq), device=lq.device)
+        index = torch.full((len(lq),), TASKS.index(task), device=lq.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            x = self.ema(torch.zeros_like(lq), one, lq * 2 - 1, index, -one, one.bool())
+        return operators_round8(x)
+
+
+def operators_round8(x: Tensor) -> Tensor:
+    return (((x + 1) / 2).clamp(0, 1) * 255).round() / 255
+
+
+def _psnr(a: Tensor, b: Tensor) -> float:
+    return -10 * math.log10(max(1e-10, float((a - b).square().mean())))
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    temporary = path.with_suffix(".tmp")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,65 @@
+"""The training objective: unit-scale regression of the clean sample (section 2 of the design)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unires.denoise.compact import TASKS, CompactNet
+from unires.denoise.schedule import alpha_sigma
+
+
+class Uncertainty(nn.Module):
+    """Expected log loss of a sample, from what makes it easy or hard (task, severity, t); used in training only.
+
+    Dividing each sample's loss by its expected value keeps every task, severity and noise level at the same
+    weight (Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models", eq. 19 f.)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(len(TASKS) + 5, 64)
+        self.outer = nn.Linear(64, 1)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.constant_(self.outer.bias, -1.0)
+
+    def forward(self, t: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor) -> Tensor:
+        """All inputs B; returns B."""
+        kind = torch.nn.functional.one_hot(task, len(TASKS)).to(t)
+        seen = has_condition.to(t)
+        x = torch.cat((kind, torch.stack((t, t * t, severity, severity**2, seen), dim=1)), dim=1)
+        return self.outer(torch.nn.functional.silu(self.inner(x))).squeeze(1)
+
+
+def loss(
+    net: CompactNet,
+    uncertainty: Uncertainty,
+    clean: Tensor,
+    degraded: Tensor,
+    task: Tensor,
+    severity: Tensor,
+    generator: torch.Generator,
+    *,
+    first_step_share: float = 0.5,
+    task_dropout: float = 0.1,
+    condition_dropout: float = 0.1,
+    severity_dropout: float = 0.5,
+) -> tuple[Tensor, Tensor]:
+    """(p_z + p_c) |x_hat - x|^2, divided by its expectation; a share of the samples is at t = 1.
+
+    clean, degraded: B x 3 x H x W in [-1, 1]; task: B indices into TASKS; severity: B. Returns the mean loss
+    and the plain squared error of each sample."""
+    count, device = clean.shape[0], clean.device
+    u = torch.rand(5, count, generator=generator, device=device)
+    t = torch.where(u[0] < first_step_share, torch.ones_like(u[1]), 0.01 + 0.99 * u[1])
+    has_condition = (u[2] >= condition_dropout) | (u[0] < first_step_share)  # nothing to go by but the condition
+    told = torch.where(u[3] < task_dropout, 0, task)
+    hint = torch.where(u[4] < severity_dropout, torch.full_like(severity, -1), severity)
+    alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
+    noise = torch.randn(clean.shape, generator=generator, device=device)
+    z = alpha * clean + sigma * noise
+    condition = torch.where(has_condition.view(-1, 1, 1, 1), degraded, torch.zeros_like(degraded))
+    estimate = net(z, t, condition, told, hint, has_condition)
+    error = (estimate - clean).square().mean(dim=(1, 2, 3))
+    unit = net.total_precision(t, told, has_condition) * error
+    expected = uncertainty(t, task, severity, has_condition)
+    return (unit * torch.exp(-expected) + expected).mean(), error.detach()
