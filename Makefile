@@ -1,0 +1,35 @@
+# make setup: an environment in .venv    make demo: restore a sample photo    make test: linter and tests
+# make lint, make types, make layers: one check each
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The first is a build for processors wherever one is offered: far smaller than the one for GPUs.
+TORCH ?= torch==2.13.0
+
+.PHONY: setup demo test lint types layers clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/python examples/demo.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check src tests
+
+types: setup
+	$(BIN)/mypy
+
+layers: setup
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build dist src/*.egg-info
