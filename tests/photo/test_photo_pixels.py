@@ -100,7 +100,12 @@ def test_values_that_are_no_numbers_are_never_written(tmp_path: Path, bad: float
 @pytest.mark.parametrize("colour, channels", [(0, 1), (2, 3), (4, 2), (6, 4)])
 @pytest.mark.parametrize("interlaced", [False, True])
 def test_16_bit_png_is_read_with_all_its_bits(
-    tmp_path: Path, make_png: Callable[..., bytes], noise: Callable[..., Any], colour: int, channels: int, interlaced: bool
+    tmp_path: Path,
+    make_png: Callable[..., bytes],
+    noise: Callable[..., Any],
+    colour: int,
+    channels: int,
+    interlaced: bool,
 ) -> None:
     samples = noise(33, 41, channels, 16).reshape(33, 41, channels)
     source = tmp_path / "photo.png"
@@ -201,7 +206,12 @@ def test_multiplied_alpha_stays_multiplied(tmp_path: Path, noise: Callable[..., 
 @pytest.mark.parametrize("name", ["jpg", "png", "webp", "tif", "avif"])
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_orientation_is_applied_once(
-    tmp_path: Path, saved: Callable[..., Path], smooth: Callable[..., Any], make_exif: Callable[..., bytes], name: str, turn: int
+    tmp_path: Path,
+    saved: Callable[..., Path],
+    smooth: Callable[..., Any],
+    make_exif: Callable[..., bytes],
+    name: str,
+    turn: int,
 ) -> None:
     image = Image.fromarray(smooth(37, 53))
     source = saved(f"photo.{name}", image, exif=b"Exif\0\0" + make_exif(turn))
@@ -225,7 +235,9 @@ def test_turned_16_bit_tiff_is_exact(tmp_path: Path, noise: Callable[..., Any]) 
 
 
 @pytest.mark.parametrize("name", ["jpg", "png", "tif", "avif"])
-def test_grey_stays_grey(tmp_path: Path, saved: Callable[..., Path], smooth: Callable[..., Any], name: str) -> None:
+def test_grey_stays_grey(
+    tmp_path: Path, saved: Callable[..., Path], smooth: Callable[..., Any], name: str
+) -> None:
     source = saved(f"photo.{name}", smooth(16, 24)[..., 0])
     photo = read_photo(source)
     assert photo.grey and np.array_equal(photo.pixels[..., 0], photo.pixels[..., 2])
@@ -235,7 +247,9 @@ def test_grey_stays_grey(tmp_path: Path, saved: Callable[..., Path], smooth: Cal
     assert read_photo(tmp_path / f"out.{name}").grey
 
 
-def test_palettes_and_few_bits(tmp_path: Path, saved: Callable[..., Path], smooth: Callable[..., Any]) -> None:
+def test_palettes_and_few_bits(
+    tmp_path: Path, saved: Callable[..., Path], smooth: Callable[..., Any]
+) -> None:
     image = Image.fromarray(smooth(16, 24))
     palette = image.quantize(16)
     photo = read_photo(saved("palette.png", palette))
@@ -264,13 +278,17 @@ def test_a_transparent_palette_entry_and_colour_become_alpha(
     body = b"\0\0\0\x06tRNS\0\x01\0\x02\0\x03"
     import zlib
 
-    (tmp_path / "deep.png").write_bytes(make_png(key, 2, extra=body + zlib.crc32(body[4:]).to_bytes(4, "big")))
+    (tmp_path / "deep.png").write_bytes(
+        make_png(key, 2, extra=body + zlib.crc32(body[4:]).to_bytes(4, "big"))
+    )
     photo = read_photo(tmp_path / "deep.png")
     assert photo.alpha is not None and photo.alpha.tolist() == [[0.0, 1.0]] and photo.bit_depth == 16
 
 
 @pytest.mark.parametrize("name", ["jpg", "tif"])
-def test_cmyk_without_profile_is_inverted_plainly(saved: Callable[..., Path], smooth: Callable[..., Any], name: str) -> None:
+def test_cmyk_without_profile_is_inverted_plainly(
+    saved: Callable[..., Path], smooth: Callable[..., Any], name: str
+) -> None:
     inks = Image.fromarray(smooth(16, 24)).convert("CMYK")
     source = saved(f"photo.{name}", inks, **({"quality": 100} if name == "jpg" else {}))
     photo = read_photo(source)
@@ -280,8 +298,12 @@ def test_cmyk_without_profile_is_inverted_plainly(saved: Callable[..., Path], sm
     assert photo.icc is None and not photo.grey
 
 
-def test_cmyk_with_a_broken_profile_is_still_read(saved: Callable[..., Path], smooth: Callable[..., Any]) -> None:
-    source = saved("photo.jpg", Image.fromarray(smooth(16, 24)).convert("CMYK"), icc_profile=b"no profile" * 30)
+def test_cmyk_with_a_broken_profile_is_still_read(
+    saved: Callable[..., Path], smooth: Callable[..., Any]
+) -> None:
+    source = saved(
+        "photo.jpg", Image.fromarray(smooth(16, 24)).convert("CMYK"), icc_profile=b"no profile" * 30
+    )
     photo = read_photo(source)
     assert photo.icc is None and photo.pixels.shape == (16, 24, 3)
 
@@ -292,7 +314,7 @@ def test_cmyk_goes_through_its_profile(
     # No CMYK profile is free to make on the spot, so the call is watched instead of its colours.
     calls: list[tuple[str, str]] = []
 
-    def convert(image: Image.Image, source: Any, target: Any, outputMode: str, **_: Any) -> Image.Image:  # noqa: N803
+    def convert(image: Image.Image, source: Any, target: Any, outputMode: str, **_: Any) -> Image.Image:
         calls.append((image.mode, outputMode))
         return Image.new("RGB", image.size, (1, 2, 3))
 

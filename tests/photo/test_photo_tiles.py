@@ -48,7 +48,10 @@ def test_windows_cover_alike_and_weights_are_exactly_one(case: tuple[TilePlan, i
         if margin and window.left + window.width < plan.width:
             assert not any(columns[-margin:])
         weight = np.outer(np.float32(rows), np.float32(columns)).astype(np.float32)
-        height, width = min(window.height, plan.height - window.top), min(window.width, plan.width - window.left)
+        height, width = (
+            min(window.height, plan.height - window.top),
+            min(window.width, plan.width - window.left),
+        )
         total[window.top : window.top + height, window.left : window.left + width] += weight[:height, :width]
     assert (total == 1).all()
     for axis in (plan.rows, plan.columns):
@@ -80,10 +83,12 @@ def test_numpy_and_torch_agree(case: tuple[TilePlan, int, int, int, int]) -> Non
 
 @given(plans(), st.integers(1, 3))
 @quick
-def test_a_filter_gives_the_same_with_and_without_tiles(case: tuple[TilePlan, int, int, int, int], reach: int) -> None:
+def test_a_filter_gives_the_same_with_and_without_tiles(
+    case: tuple[TilePlan, int, int, int, int], reach: int
+) -> None:
     plan, _, _, margin, multiple = case
     assume(margin >= reach)
-    # A network with borders: zeros beyond its input, as convolutions have, and odd values at the very edge of tiles.
+    # A network with borders: zeros beyond its input, as convolutions have, so wrong values at the edge of tiles.
     kernel = torch.rand(1, 1, 2 * reach + 1, 2 * reach + 1, generator=torch.Generator().manual_seed(0))
     picture = torch.rand(1, 1, plan.height, plan.width, generator=torch.Generator().manual_seed(1))
     whole = torch.nn.functional.conv2d(picture, kernel, padding=reach)
@@ -148,7 +153,9 @@ def test_halves_are_blended_in_float32(kind: torch.dtype) -> None:
 def test_channels_may_change_and_progress_is_told() -> None:
     plan = plan_tiles(50, 40, 16, 4)
     told: list[tuple[int, int]] = []
-    out = run_tiles(lambda t: t[:1], np.ones((3, 50, 40)), plan, progress=lambda done, total: told.append((done, total)))
+    out = run_tiles(
+        lambda t: t[:1], np.ones((3, 50, 40)), plan, progress=lambda done, total: told.append((done, total))
+    )
     assert out.shape == (1, 50, 40)
     assert told == [(i + 1, len(plan)) for i in range(len(plan))]
 

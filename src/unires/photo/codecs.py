@@ -8,8 +8,10 @@ they don't print warnings about large pictures either; the limit is checked here
 from __future__ import annotations
 
 import io
+import threading
+import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +21,12 @@ from unires.photo import jpeg, png, tiff
 from unires.photo.model import Encoding
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
+
+    Plugin = TypeVar("Plugin", bound=ImageFile.ImageFile)
 
 CheckSize = Callable[[int, int], None]
+_LOCK = threading.RLock()
 
 
 class Refusal(Exception):
@@ -43,7 +48,7 @@ def read_jpeg(file: BinaryIO, check: CheckSize) -> Decoded:
     derives."""
     from PIL import JpegImagePlugin
 
-    with JpegImagePlugin.JpegImageFile(file) as image:
+    with _open(JpegImagePlugin.JpegImageFile, file) as image:
         check(*image.size)
         fields, encoding = jpeg.metadata(image)
         samples, icc = _samples(image)
@@ -60,7 +65,7 @@ def read_png(file: BinaryIO, check: CheckSize) -> Decoded:
     _one_page(header.frames)
     fields = png.metadata(data)
     encoding = Encoding(lossless=True, extras=fields.pop("extras"))
-    with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
+    with _open(PngImagePlugin.PngImageFile, io.BytesIO(data)) as image:
         # Pillow checks every chunk's sum and inflates the profile within bounds.
         fields["icc"] = image.info.get("icc_profile")
         if header.bits == 16:
@@ -78,7 +83,7 @@ def read_webp(file: BinaryIO, check: CheckSize) -> Decoded:
     if data[12:16] == b"VP8X":
         # The decoder makes room for this size as soon as it is opened.
         check(int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1)
-    with WebPImagePlugin.WebPImageFile(io.BytesIO(data)) as image:
+    with _open(WebPImagePlugin.WebPImageFile, io.BytesIO(data)) as image:
         check(*image.size)
         _one_page(image.n_frames)
         info = image.info
@@ -96,7 +101,7 @@ def read_avif(file: BinaryIO, check: CheckSize) -> Decoded:
         raise Refusal("is AVIF, which this installation of Pillow does not read")
     data = file.read()
     depth, subsampling = _av1_configuration(data)
-    with AvifImagePlugin.AvifImageFile(io.BytesIO(data)) as image:
+    with _open(AvifImagePlugin.AvifImageFile, io.BytesIO(data)) as image:
         check(*image.size)
         _one_page(image.n_frames)
         info = image.info
@@ -130,7 +135,7 @@ def read_tiff(file: BinaryIO, check: CheckSize) -> Decoded:
         from PIL import TiffImagePlugin
 
         file.seek(0)
-        with TiffImagePlugin.TiffImageFile(file) as image:
+        with _open(TiffImagePlugin.TiffImageFile, file) as image:
             check(*image.size)
             samples, fields["icc"] = _samples(image)
         return Decoded(samples, 255, encoding=encoding, **fields)
@@ -162,6 +167,14 @@ def image_from(values: npt.NDArray[Any]) -> Image.Image:
     from PIL import Image
 
     return Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[2] == 1 else values))
+
+
+def _open(plugin: Callable[[BinaryIO], Plugin], file: BinaryIO) -> Plugin:
+    """Reads the header. Pillow's warnings about odd metadata would appear between UniRes's own lines."""
+    # Catching warnings concerns all threads, so one after the other.
+    with _LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return plugin(file)
 
 
 def _samples(image: Image.Image) -> tuple[npt.NDArray[Any], bytes | None]:

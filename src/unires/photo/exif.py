@@ -237,7 +237,7 @@ def follow(cut: Cut, order: str, main: list[Entry], big: bool = False) -> Tables
 def build(tables: Tables) -> bytes:
     """A block with these tables, anew. `parse(build(tables))` gives them back."""
     start = b"II*\0" if tables.order == "<" else b"MM\0*"
-    return start + struct.pack(tables.order + "I", 8) + _serialise(tables, tables.main, 8)
+    return start + struct.pack(tables.order + "I", 8) + serialise(tables, tables.main, 8)
 
 
 def sub_tables(tables: Tables, at: int) -> tuple[bytes, int, int]:
@@ -250,6 +250,15 @@ def sub_tables(tables: Tables, at: int) -> tuple[bytes, int, int]:
         if wanted:
             out += _table(tables, list(entries), at + len(out), nested)
     return out, places[0], places[1]
+
+
+def serialise(tables: Tables, main: list[Entry], at: int) -> bytes:
+    """The table `main` as bytes for address `at` of a file, with the other `tables`, to which it points,
+    behind it."""
+    # Pointers have a fixed size, so the length of the main table is known before they are.
+    length = len(_layout(tables.order, [*main, *_pointers(tables, 1, 1)], at))
+    subs, exif_at, gps_at = sub_tables(tables, at + length)
+    return _layout(tables.order, [*main, *_pointers(tables, exif_at, gps_at)], at) + subs
 
 
 def xmp_upright(xmp: bytes) -> bytes:
@@ -276,14 +285,6 @@ def _set_number(block: bytearray, order: str, entry: Entry | None, value: int) -
     code = {1: "B", 3: "H", 4: "I"}[entry.type]
     if value < 256 ** struct.calcsize(code):
         struct.pack_into(order + code, block, entry.at, value)
-
-
-def _serialise(tables: Tables, main: list[Entry], at: int) -> bytes:
-    """The main table at `at`, with those that it points to behind it."""
-    # Pointers have a fixed size, so the length of the main table is known before they are.
-    length = len(_layout(tables.order, [*main, *_pointers(tables, 1, 1)], at))
-    subs, exif_at, gps_at = sub_tables(tables, at + length)
-    return _layout(tables.order, [*main, *_pointers(tables, exif_at, gps_at)], at) + subs
 
 
 def _pointers(tables: Tables, exif_at: int, gps_at: int) -> list[Entry]:

@@ -6,6 +6,7 @@ Sources: ITU-T T.81 (JPEG), Exif 2.32, XMP part 3 (Adobe), and the segments' usu
 from __future__ import annotations
 
 import io
+import threading
 from typing import TYPE_CHECKING, Any
 
 from unires.photo import exif as exif_block
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # output's quantisation tables is above that of this quality.
 FLOOR = 92
 _UNKNOWN_SOURCE = 95
+_LOCK = threading.Lock()
 _LARGEST = 65533
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _MORE_XMP = b"http://ns.adobe.com/xmp/extension/\0"
@@ -80,10 +82,8 @@ def encode(image: Image.Image, photo: Photo, quality: int | None) -> bytes:
             extra += _segment(0xED, _PHOTOSHOP + photo.iptc[start : start + room])
     for _, body in photo.encoding.extras if own else ():
         extra += _segment(0xE1, body)
-    out = io.BytesIO()
-    image.save(
-        out,
-        format="JPEG",
+    return _saved(
+        image,
         progressive=own and photo.encoding.progressive,
         optimize=True,
         dpi=_whole(photo.dpi),
@@ -94,7 +94,27 @@ def encode(image: Image.Image, photo: Photo, quality: int | None) -> bytes:
         extra=extra,
         **options,
     )
-    return out.getvalue()
+
+
+def _saved(image: Image.Image, **options: Any) -> bytes:
+    from PIL import ImageFile
+
+    out = io.BytesIO()
+    try:
+        image.save(out, format="JPEG", **options)
+        return out.getvalue()
+    except OSError:
+        # Pillow guesses how large an optimised JPEG may become, and very noisy pictures become larger than
+        # that. The guess can only be raised for all threads at once, which does no harm to the others.
+        out = io.BytesIO()
+        with _LOCK:
+            usual = ImageFile.MAXBLOCK
+            ImageFile.MAXBLOCK = max(usual, 8 * image.width * image.height)
+            try:
+                image.save(out, format="JPEG", **options)
+            finally:
+                ImageFile.MAXBLOCK = usual
+        return out.getvalue()
 
 
 def _at_least(tables: tuple[tuple[int, ...], ...], quality: int) -> list[list[int]]:

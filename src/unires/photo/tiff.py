@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, BinaryIO
 
@@ -23,11 +22,11 @@ from unires.photo.model import IntArray, Photo
 
 # Tags of the file's structure, and those that `Photo` carries elsewhere; all others are copied with the EXIF
 # tables.
-_XMP, _IPTC, _PHOTOSHOP, _ICC = 700, 33723, 34377, 34675
+_DESCRIPTION, _XMP, _IPTC, _PHOTOSHOP, _ICC = 270, 700, 33723, 34377, 34675
 _STRUCTURE = {
     *range(254, 267), 273, *range(277, 285), *range(288, 294), 296, 297, 301, *range(317, 326),
-    *range(330, 348), *range(400, 405), *range(512, 522), *range(529, 533), 559, _XMP, _IPTC, _PHOTOSHOP, _ICC,
-    37724, *range(50706, 51200),
+    *range(330, 348), *range(400, 405), *range(512, 522), *range(529, 533), 559, _XMP, _IPTC, _PHOTOSHOP,
+    _ICC, 37724, *range(50706, 51200),
 }  # fmt: skip
 _COMPRESSION = {1: "none", 5: "lzw", 8: "deflate", 32946: "deflate"}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CFA, _LINEAR_RAW = 0, 1, 2, 32803, 34892
@@ -194,7 +193,6 @@ def encode(file: BinaryIO, values: IntArray, photo: Photo) -> None:
         "software": False,
         "contiguous": False,
         "rowsperstrip": max(1, (256 << 10) // max(1, values[0].nbytes)),
-        "extratags": _extra_tags(photo, tables, colours),
     }
     if channels > colours:
         options["extrasamples"] = [photo.encoding.extra_sample if own else 2]
@@ -209,7 +207,7 @@ def encode(file: BinaryIO, values: IntArray, photo: Photo) -> None:
     samples = values if channels > 1 else values[..., 0]
     with tifffile.TiffWriter(file, byteorder=_byteorder(tables.order)) as tif:
         tif.write(samples, **options)
-    _append_tables(file, tables)
+    _add_tables(file, photo, tables)
 
 
 def resource(blocks: bytes | None, wanted: int) -> bytes | None:
@@ -233,46 +231,37 @@ def _byteorder(order: str) -> Any:
     return ">" if order == ">" else "<"
 
 
-def _extra_tags(photo: Photo, tables: Tables, colours: int) -> list[tuple[int, int, int, Any, bool]]:
-    """Tags of the main table besides the picture itself; the pointers get their values in
-    `_append_tables`."""
-    tags: list[tuple[int, int, int, Any, bool]] = [
-        (e.tag, e.type, e.length, e.value, True) for e in tables.main if e.tag not in _STRUCTURE
-    ]
-    if photo.comment and not exif_block.find(tables.main, 270):
+def _own_entries(photo: Photo, tables: Tables) -> list[Entry]:
+    """Entries of the main table besides the picture itself."""
+    entries = [entry for entry in tables.main if entry.tag not in _STRUCTURE]
+    if photo.comment and not exif_block.find(tables.main, _DESCRIPTION):
         text = photo.comment.replace(b"\0", b"") + b"\0"
-        tags.append((270, 2, len(text), text, True))
-    for tag, value in ((_XMP, photo.xmp), (_PHOTOSHOP, photo.iptc), (_IPTC, resource(photo.iptc, 0x0404))):
+        entries.append(Entry(_DESCRIPTION, 2, len(text), text))
+    record = resource(photo.iptc, 0x0404)
+    for tag, kind, value in ((_XMP, 1, photo.xmp), (_PHOTOSHOP, 7, photo.iptc), (_IPTC, 7, record)):
         if value:
-            tags.append((tag, 7 if tag != _XMP else 1, len(value), value, True))
-    if tables.exif or tables.interop:
-        tags.append((exif_block.EXIF_IFD, 4, 1, 1, True))
-    if tables.gps:
-        tags.append((exif_block.GPS_IFD, 4, 1, 1, True))
-    return tags
+            entries.append(Entry(tag, kind, len(value), value))
+    return entries
 
 
-def _append_tables(file: BinaryIO, tables: Tables) -> None:
-    """Writes the EXIF and GPS tables behind the picture and their addresses into the main table."""
-    import tifffile
+def _add_tables(file: BinaryIO, photo: Photo, tables: Tables) -> None:
+    """Adds what `photo` carries: a new main table with all entries, at the end of the file, in place of the
+    old one.
 
-    if not (tables.exif or tables.gps or tables.interop):
+    tifffile writes no tables below the main one, so it writes the picture and this the rest.
+    """
+    added = _own_entries(photo, tables)
+    if not (added or tables.exif or tables.gps or tables.interop):
         return
-    file.seek(0, os.SEEK_END)
-    file.write(bytes(file.tell() % 2))
-    at = file.tell()
-    body, exif_at, gps_at = exif_block.sub_tables(tables, at)
-    file.write(body)
     file.seek(0)
-    with tifffile.TiffFile(file) as tif:
-        tags: Mapping[int, Any] = {tag.code: tag for tag in tif.pages.first.tags}
-        places = {
-            code: tags[code].valueoffset for code in (exif_block.EXIF_IFD, exif_block.GPS_IFD) if code in tags
-        }
-    for code, address in ((exif_block.EXIF_IFD, exif_at), (exif_block.GPS_IFD, gps_at)):
-        if address and code in places:
-            file.seek(places[code])
-            file.write(struct.pack(tables.order + "I", address))
+    directory = Directory(file)
+    tags = {entry.tag for entry in added}
+    main = [entry for entry in directory.main if entry.tag not in tags] + added
+    at = file.seek(0, os.SEEK_END)
+    at += file.write(bytes(at % 2))
+    file.write(exif_block.serialise(tables, main, at))
+    file.seek(4)
+    file.write(struct.pack(tables.order + "I", at))
 
 
 def _quiet() -> None:

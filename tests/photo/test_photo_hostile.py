@@ -1,0 +1,553 @@
+"""Bad files end in one clear sentence; bad luck while writing leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import random
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from unires.errors import OptionError, PhotoError, UniresError, nearest, shown
+from unires.photo import Photo, check_output, read_photo, write_photo
+from unires.photo import atomic as atomic_module
+from unires.photo import encode as encode_module
+
+ALL = ["jpg", "png", "webp", "tif", "avif"]
+
+
+def refused(path: Path, *words: str) -> None:
+    """Reading ends in one sentence that holds these words."""
+    with pytest.raises(PhotoError) as caught:
+        read_photo(path)
+    text = str(caught.value)
+    assert text.endswith(".") and "\n" not in text and len(text) < 500
+    for word in words:
+        assert word in text, text
+
+
+@pytest.fixture
+def photo() -> Photo:
+    rng = np.random.default_rng(0)
+    return Photo(rng.integers(0, 256, (20, 30, 3)).astype(np.float32) / np.float32(255))
+
+
+def test_no_photo_at_all(tmp_path: Path) -> None:
+    refused(tmp_path / "none.jpg", "no file")
+    refused(tmp_path, "folder")
+    for content, word in (
+        (b"", "empty"),
+        (b"\0", "not a picture"),
+        (b"hello " * 50, "not a picture"),
+        (b"\xff\xd8\xff", "damaged"),
+        (b"\x89PNG\r\n\x1a\n", "damaged"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "damaged"),
+        (b"II*\0\x08\0\0\0", "damaged"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "damaged"),
+        (b"GIF89a" + bytes(50), "GIF"),
+        (b"BM" + bytes(50), "BMP"),
+        (b"%PDF-1.4", "PDF"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\xff\x0a\0", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"II*\0\x10\0\0\0CR\2\0" + bytes(50), "raw"),
+        (b"FUJIFILMCCD-RAW ", "raw"),
+        (b"<svg xmlns=", "SVG"),
+    ):
+        path = tmp_path / "photo.jpg"
+        path.write_bytes(content)
+        refused(path, word)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipes_and_devices_do_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    refused(tmp_path / "pipe.jpg", "not a regular file")
+    refused(Path("/dev/zero"), "not a regular file")
+
+
+def test_impossible_names(tmp_path: Path, photo: Photo) -> None:
+    refused(tmp_path / "a\0b.jpg")
+    refused(tmp_path / ("x" * 300 + ".jpg"), "too long")
+    for name in ("a\0b.png", "x" * 300 + ".png"):
+        with pytest.raises(PhotoError):
+            write_photo(photo, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["new\nline.png", "\U0001f3d6 é.png", "-n.png", "x" * 251 + ".png", " .png", "\udcff.png"]
+)
+def test_odd_names_are_just_names(tmp_path: Path, photo: Photo, name: str) -> None:
+    write_photo(photo, tmp_path / name)
+    assert np.array_equal(read_photo(tmp_path / name).pixels, photo.pixels)
+    with pytest.raises(PhotoError) as caught:
+        write_photo(photo, tmp_path / name)
+    assert "\n" not in str(caught.value)
+    str(caught.value).encode()  # can be printed anywhere
+
+
+@pytest.mark.parametrize("real", ALL)
+@pytest.mark.parametrize("claimed", ["jpg", "tif", "txt"])
+def test_the_content_decides_not_the_name(
+    tmp_path: Path, saved: Callable[..., Path], smooth: Callable[..., Any], real: str, claimed: str
+) -> None:
+    path = saved(f"photo.{real}", smooth(16, 16)).rename(tmp_path / f"wrong.{claimed}")
+    photo = read_photo(path)
+    assert photo.format == {"jpg": "JPEG", "tif": "TIFF"}.get(real, real.upper())
+    assert photo.extension == f".{real}"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_cut_short_anywhere(
+    tmp_path: Path,
+    saved: Callable[..., Path],
+    noise: Callable[..., Any],
+    make_exif: Callable[..., bytes],
+    name: str,
+) -> None:
+    whole = saved(f"photo.{name}", noise(40, 40, 3), exif=b"Exif\0\0" + make_exif(3)).read_bytes()
+    intact = read_photo(tmp_path / f"photo.{name}")
+    cuts = sorted({0, 1, 2, 3, 8, 12, 30, *random.Random(0).sample(range(len(whole)), 60), len(whole) - 1})
+    path = tmp_path / f"cut.{name}"
+    for cut in cuts:
+        path.write_bytes(whole[:cut])
+        try:
+            photo = read_photo(path)
+        except PhotoError as error:
+            assert str(error).endswith(".")
+        else:
+            # Only what follows the picture may be missing; a half-grey picture never passes.
+            assert np.array_equal(photo.pixels, intact.pixels), cut
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw", "zlib"])
+def test_a_16_bit_tiff_or_png_cut_short(
+    tmp_path: Path, noise: Callable[..., Any], make_png: Callable[..., bytes], compression: str
+) -> None:
+    samples = noise(64, 64, 3, 16)
+    tifffile.imwrite(
+        tmp_path / "photo.tif", samples, photometric="rgb", compression=compression, rowsperstrip=8
+    )
+    files = {"cut.tif": (tmp_path / "photo.tif").read_bytes(), "cut.png": make_png(samples, 2)}
+    for name, whole in files.items():
+        for cut in random.Random(1).sample(range(len(whole) - 12), 25):
+            (tmp_path / name).write_bytes(whole[:cut])
+            refused(tmp_path / name)
+
+
+def test_lying_headers_and_bombs(tmp_path: Path, make_png: Callable[..., bytes]) -> None:
+    small = make_png(np.zeros((4, 4, 3), dtype=np.uint16), 2)
+
+    def claiming(width: int, height: int) -> bytes:
+        head = b"IHDR" + struct.pack(">II", width, height) + small[24:29]
+        return small[:12] + head + struct.pack(">I", zlib.crc32(head)) + small[33:]
+
+    path = tmp_path / "photo.png"
+    path.write_bytes(claiming(100_000, 100_000))
+    refused(path, "10,000 million")
+    path.write_bytes(claiming(2**31 - 1, 2**31 - 1))
+    refused(path, "million")
+    path.write_bytes(claiming(0, 4))
+    refused(path, "damaged")
+    path.write_bytes(claiming(4, 5000))
+    refused(path, "damaged")
+    black = io.BytesIO()
+    Image.new("L", (20_000, 20_000)).save(black, format="PNG")
+    path.write_bytes(black.getvalue())  # a true bomb: 400 million pixels in a small file
+    refused(path, "400 million")
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "photo.tif", compression="group4")
+    refused(tmp_path / "photo.tif", "400 million")
+    # WebP makes room as soon as it is opened.
+    body = (
+        b"VP8X"
+        + struct.pack("<I", 10)
+        + bytes(4)
+        + (16_777_214).to_bytes(3, "little")
+        + (9000).to_bytes(3, "little")
+    )
+    (tmp_path / "photo.webp").write_bytes(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body)
+    refused(tmp_path / "photo.webp", "million")
+
+
+def test_the_limit_of_pixels_can_be_set(saved: Callable[..., Path], noise: Callable[..., Any]) -> None:
+    for name in ALL:
+        path = saved(f"photo.{name}", noise(20, 20, 3))
+        with pytest.raises(PhotoError, match="20 x 20"):
+            read_photo(path, max_pixels=399)
+        assert read_photo(path, max_pixels=400).width == 20
+
+
+def test_a_huge_tile_in_a_small_tiff(tmp_path: Path, noise: Callable[..., Any]) -> None:
+    tifffile.imwrite(tmp_path / "photo.tif", noise(32, 32, 3), photometric="rgb", tile=(16, 16))
+    raw = bytearray((tmp_path / "photo.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "photo.tif") as file:
+        for tag in ("TileWidth", "TileLength"):
+            place = file.pages.first.tags[tag]
+            raw[place.offset + 2 : place.offset + 12] = struct.pack("<HII", 4, 1, 1_000_000_000)
+    (tmp_path / "photo.tif").write_bytes(raw)
+    refused(tmp_path / "photo.tif", "damaged")
+
+
+@pytest.mark.parametrize("name", ["png", "webp", "avif", "tif"])
+def test_animations_and_pages_are_refused(
+    saved: Callable[..., Path], smooth: Callable[..., Any], name: str
+) -> None:
+    first, second = Image.fromarray(smooth(16, 16)), Image.fromarray(255 - smooth(16, 16))
+    refused(saved(f"photo.{name}", first, save_all=True, append_images=[second]), "2 pictures")
+
+
+def test_a_reduced_page_is_no_second_picture(tmp_path: Path, noise: Callable[..., Any]) -> None:
+    with tifffile.TiffWriter(tmp_path / "photo.tif") as file:
+        file.write(noise(32, 32, 3), photometric="rgb", metadata=None)
+        file.write(noise(8, 8, 3), photometric="rgb", metadata=None, subfiletype=1)
+    assert read_photo(tmp_path / "photo.tif").pixels.shape == (32, 32, 3)
+
+
+def test_a_loop_of_pages_ends(tmp_path: Path, noise: Callable[..., Any]) -> None:
+    tifffile.imwrite(tmp_path / "photo.tif", noise(8, 8, 3), photometric="rgb")
+    raw = bytearray((tmp_path / "photo.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "photo.tif") as file:
+        at, count = file.pages.first.offset, len(file.pages.first.tags)
+    raw[at + 2 + 12 * count : at + 6 + 12 * count] = struct.pack("<I", at)
+    (tmp_path / "photo.tif").write_bytes(raw)
+    assert read_photo(tmp_path / "photo.tif").width == 8
+
+
+@pytest.mark.parametrize(
+    "value, word", [(np.nan, "NaN"), (np.inf, "infinity"), (-0.1, "from -0.1"), (2.5, "to 2.5")]
+)
+def test_float_tiffs_that_are_no_photo(tmp_path: Path, value: float, word: str) -> None:
+    values = np.full((6, 7, 3), 0.5, dtype=np.float32)
+    values[3, 4, 1] = value
+    tifffile.imwrite(tmp_path / "photo.tif", values, photometric="rgb")
+    refused(tmp_path / "photo.tif", word)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.complex64])
+def test_signed_and_complex_tiffs(tmp_path: Path, kind: Any) -> None:
+    tifffile.imwrite(tmp_path / "photo.tif", np.ones((5, 5), dtype=kind), photometric="minisblack")
+    refused(tmp_path / "photo.tif", "signed or complex")
+
+
+def test_too_many_channels_and_raw_files(tmp_path: Path, noise: Callable[..., Any]) -> None:
+    path = tmp_path / "photo.tif"
+    tifffile.imwrite(path, noise(5, 5, 7), photometric="minisblack", planarconfig="contig")
+    refused(path, "7 channels")
+    tifffile.imwrite(
+        path, noise(5, 5, 1, 16), photometric="cfa", extratags=[(50706, 1, 4, (1, 4, 0, 0), True)]
+    )
+    refused(path, "raw")
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_damage_ends_in_a_photo_or_a_sentence(tmp_path: Path, name: str, seed: int) -> None:
+    path = tmp_path / f"good.{name}"
+    if not path.exists():
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 31, 3), dtype=np.uint8))
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(path, exif=exif, **({"compression": "tiff_lzw"} if name == "tif" else {}))
+    raw = bytearray(path.read_bytes())
+    source = random.Random(seed)
+    for _ in range(source.randint(1, 8)):
+        # Half of the damage in the first bytes, where the headers are.
+        raw[source.randrange(min(len(raw), 200) if source.random() < 0.5 else len(raw))] = source.randrange(
+            256
+        )
+    bad = tmp_path / f"bad.{name}"
+    bad.write_bytes(raw)
+    try:
+        photo = read_photo(bad, max_pixels=1_000_000)
+    except PhotoError as error:
+        assert str(error).endswith(".")
+    else:
+        assert np.isfinite(photo.pixels).all() and photo.pixels.min() >= 0 and photo.pixels.max() <= 1
+
+
+def test_nothing_is_overwritten_unless_asked(tmp_path: Path, photo: Photo) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(b"precious")
+    with pytest.raises(PhotoError, match="exists already"):
+        write_photo(photo, path)
+    with pytest.raises(PhotoError, match="exists already"):
+        check_output(photo, path)
+    assert path.read_bytes() == b"precious"
+    check_output(photo, path, overwrite=True)
+    write_photo(photo, path, overwrite=True)
+    assert read_photo(path).width == 30
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_name_taken_in_the_meantime_is_not_overwritten(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    path = tmp_path / "photo.png"
+    real = os.fsync
+
+    def meanwhile(handle: int) -> None:
+        path.write_bytes(b"another program's")
+        real(handle)
+
+    def no_links(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(atomic_module.os, "fsync", meanwhile)
+    if not links:
+        monkeypatch.setattr(atomic_module.os, "link", no_links)
+    with pytest.raises(PhotoError, match="exists already"):
+        write_photo(photo, path)
+    assert path.read_bytes() == b"another program's"
+
+
+def test_file_systems_without_links(tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(atomic_module.os, "link", no_links)
+    write_photo(photo, tmp_path / "photo.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_links_are_replaced_and_never_followed(tmp_path: Path, photo: Photo) -> None:
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(b"precious")
+    link = tmp_path / "link.png"
+    link.symlink_to(outside)
+    with pytest.raises(PhotoError, match="exists already"):
+        write_photo(photo, link)
+    write_photo(photo, link, overwrite=True)
+    assert outside.read_bytes() == b"precious" and not link.is_symlink()
+    dangling = tmp_path / "dangling.png"
+    dangling.symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(PhotoError, match="exists already"):
+        write_photo(photo, dangling)
+    assert not (tmp_path / "nowhere.png").exists()
+
+
+@pytest.mark.parametrize(
+    "code, word",
+    [
+        (errno.ENOSPC, "no space"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "may not be written"),
+        (errno.EIO, "disk"),
+    ],
+)
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_what_the_file_system_refuses(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch, code: int, word: str, call: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(atomic_module.os, call, refuse)
+    with pytest.raises(PhotoError, match=word):
+        write_photo(photo, tmp_path / "photo.png")
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_full_disk(tmp_path: Path, name: str) -> None:
+    resource = pytest.importorskip("resource")
+    assert resource
+    script = f"""
+import resource, sys
+import numpy as np
+from unires.errors import PhotoError
+from unires.photo import Photo, write_photo
+photo = Photo(np.random.default_rng(0).random((200, 200, 3), dtype=np.float32))
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+try:
+    write_photo(photo, {str(tmp_path / f"photo.{name}")!r})
+except PhotoError as error:
+    print(error)
+    sys.exit(3)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 3, run.stderr
+    assert "larger than" in run.stdout and run.stdout.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("name", ["png", "tif"])
+def test_interrupted_at_any_moment(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], name: str
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise error
+
+    for module, call in (
+        (atomic_module.os, "fsync"),
+        (atomic_module.os, "link"),
+        (encode_module.tiff, "_add_tables"),
+        (encode_module.png, "with_metadata"),
+    ):
+        if (call == "_add_tables" and name == "png") or (call == "with_metadata" and name == "tif"):
+            continue
+        with monkeypatch.context() as patch:
+            patch.setattr(module, call, stop)
+            with pytest.raises(error):
+                write_photo(photo, tmp_path / f"photo.{name}")
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_faulty_disk_is_noticed(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    real = os.fsync
+
+    def spoil(handle: int) -> None:
+        real(handle)
+        os.ftruncate(handle, os.fstat(handle).st_size * 2 // 3)
+
+    monkeypatch.setattr(atomic_module.os, "fsync", spoil)
+    with pytest.raises(PhotoError, match="not written correctly"):
+        write_photo(photo, tmp_path / f"photo.{name}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_wrong_bit_in_a_lossless_file_is_noticed(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def spoil(handle: int) -> None:
+        byte = os.pread(handle, 1, 300)
+        os.pwrite(handle, bytes((byte[0] ^ 1,)), 300)
+        real(handle)
+
+    monkeypatch.setattr(atomic_module.os, "fsync", spoil)
+    uncompressed = photo.replace(format="TIFF", encoding=photo.encoding.__class__(compression="none"))
+    with pytest.raises(PhotoError, match="not written correctly"):
+        write_photo(uncompressed, tmp_path / "photo.tif")
+
+
+def test_folders_that_are_none(tmp_path: Path, photo: Photo) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "folder.png").mkdir()
+    for path, word in (
+        (tmp_path / "none" / "photo.png", "no such folder"),
+        (tmp_path / "file" / "photo.png", "is a file"),
+    ):
+        for act in (write_photo, check_output):
+            with pytest.raises(PhotoError, match=word):
+                act(photo, path)
+    with pytest.raises(PhotoError, match="exists already"):
+        write_photo(photo, tmp_path / "folder.png")
+    for act in (write_photo, check_output):
+        with pytest.raises(PhotoError, match="folder of that name"):
+            act(photo, tmp_path / "folder.png", overwrite=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path, photo: Photo) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    folder.chmod(0o500)
+    for act in (write_photo, check_output):
+        with pytest.raises(PhotoError, match="may not be written to"):
+            act(photo, folder / "photo.png")
+    folder.chmod(0o700)
+
+
+def test_new_files_have_the_usual_permissions(tmp_path: Path, photo: Photo) -> None:
+    write_photo(photo, tmp_path / "photo.png")
+    (tmp_path / "other").write_bytes(b"")
+    assert (tmp_path / "photo.png").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_outputs_that_cannot_hold_the_photo(tmp_path: Path, photo: Photo) -> None:
+    half = photo.replace(alpha=np.full((20, 30), 0.5, dtype=np.float32))
+    with pytest.raises(PhotoError, match="transparent"):
+        write_photo(half, tmp_path / "photo.jpg")
+    write_photo(photo.replace(alpha=np.ones((20, 30), dtype=np.float32)), tmp_path / "photo.jpg")
+    for name in ("jpg", "webp", "avif"):
+        with pytest.raises(PhotoError, match="16 bits"):
+            write_photo(photo, tmp_path / f"deep.{name}", bit_depth=16)
+    with pytest.raises(PhotoError, match="at most 16,383"):
+        check_output(photo, tmp_path / "large.webp", size=(20_000, 10))
+    with pytest.raises(PhotoError, match="at most 65,500"):
+        check_output(photo, tmp_path / "large.jpg", size=(70_000, 10))
+    for options, word in (
+        ({"format": "jpge"}, "did you mean 'jpeg'"),
+        ({"quality": 0}, "quality"),
+        ({"quality": 101}, "quality"),
+        ({"bit_depth": 12}, "bit depth"),
+    ):
+        with pytest.raises(OptionError, match=word):
+            write_photo(photo, tmp_path / "odd.png", **options)  # type: ignore[arg-type]
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_what_decides_the_format(tmp_path: Path, photo: Photo) -> None:
+    for name, option, expected in (
+        ("a.JPG", None, "JPEG"),
+        ("a", None, "PNG"),
+        ("a.txt", None, "PNG"),
+        ("a.jpeg", "webp", "WEBP"),
+        ("b.TIFF", None, "TIFF"),
+    ):
+        write_photo(photo, tmp_path / name, format=option)
+        assert read_photo(tmp_path / name).format == expected
+
+
+@given(st.text(max_size=40))
+def test_messages_are_one_line(text: str) -> None:
+    for message in (shown(text), nearest(text, ["denoise", "dejpeg"], kind="expert")):
+        assert "\n" not in message and "\x1b" not in message
+        message.encode()
+
+
+def test_the_nearest_name_is_suggested() -> None:
+    experts = ["super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg", "blind", "keep"]
+    for wrong, right in (
+        ("denoiz", "denoise"),
+        ("Denoise ", "denoise"),
+        ("motion_deblur", "motion-deblur"),
+        ("superresolution", "super-resolution"),
+        ("de-jpeg", "dejpeg"),
+        ("kepp", "keep"),
+    ):
+        assert nearest(wrong, experts, kind="expert").endswith(f"did you mean '{right}'?")
+    assert nearest("zzz", ["a", "b", "c"]) == "Unknown name 'zzz'; there are 'a', 'b' and 'c'."
+    assert nearest("zzz", ["a"]) == "Unknown name 'zzz'; there is only 'a'."
+    assert nearest("zzz", []) == "Unknown name 'zzz'."
+    assert issubclass(PhotoError, UniresError) and issubclass(OptionError, UniresError)
+
+
+def test_imports_stay_light() -> None:
+    script = (
+        "import sys, unires.photo, unires.errors, unires.photo.tiles\n"
+        "heavy = {'torch', 'PIL', 'numpy', 'tifffile', 'imagecodecs'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "unires.photo.read_photo\n"
+        "assert 'torch' not in sys.modules and 'read_photo' in dir(unires.photo)\n"
+        "try: unires.photo.nothing\n"
+        "except AttributeError: pass\n"
+        "else: raise SystemExit(1)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
