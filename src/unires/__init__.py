@@ -7,8 +7,10 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from unires.errors import UniresError
@@ -28,6 +30,18 @@ def __getattr__(name: str) -> Any:
     if name in _LATE:
         return getattr(import_module(_LATE[name]), name)
     raise AttributeError(f"module 'unires' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """`unires.restore` and `unires.degrade` are functions and also packages inside; the import of such a package
+    would otherwise put it in the function's place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in ("restore", "degrade") and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def restore(

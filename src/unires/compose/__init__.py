@@ -1,1 +1,1 @@
-"""Experts, conditions and weights: what is asked, and how much each answer counts. Knows denoisers by their interface only."""
+"""Experts, conditions, weights: what is asked, and how much each answer counts. Knows denoisers by their interface."""

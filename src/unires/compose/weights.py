@@ -33,8 +33,9 @@ class Weights:
         if not torch.isfinite(v).all():
             raise OptionError("Weights must be finite numbers.")
         total = v.sum(dim=1)
-        off = int((total - 1).abs().flatten(1).amax(dim=1).argmax()) if v.dim() == 4 else int((total - 1).abs().argmax())
-        if float((total - 1).abs().max()) > TOLERANCE:
+        wrong = (total - 1).abs().flatten(1).amax(dim=1) if v.dim() == 4 else (total - 1).abs()
+        off = int(wrong.argmax())
+        if float(wrong[off]) > TOLERANCE:
             raise OptionError(f"The weights of step {off + 1} sum to {float(total[off].mean()):g}; they must sum to 1.")
         # what rounding left over is spread evenly, so that the sum is one to the last digit
         object.__setattr__(self, "values", v + (1 - total).unsqueeze(1) / v.shape[1])

@@ -30,7 +30,7 @@ def blur(pixels: Tensor, kernels: Tensor, highlights: Tensor | float = 0.0) -> T
 
     kernels: B x k x k (k odd, sum 1). highlights: how many times brighter than the file's white the clipped
     pixels really were, less one; the result clips again, so lamps leave trails of full brightness."""
-    b, c, h, w = pixels.shape
+    b, _, h, w = pixels.shape
     light = to_linear(pixels)
     excess = torch.as_tensor(highlights, dtype=light.dtype, device=light.device)
     if bool((excess > 0).any()):

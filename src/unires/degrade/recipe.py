@@ -44,7 +44,8 @@ def noise(x: Tensor, generator: torch.Generator, sigma: float = 25) -> Tensor:
 @operator
 def sensor_noise(x: Tensor, generator: torch.Generator, shot: float = 5e-3, read: float = 5e-3) -> Tensor:
     """Shot and read noise of a camera, in linear light, correlated by demosaicing."""
-    _within("shot", shot, 0, 1), _within("read", read, 0, 1)
+    _within("shot", shot, 0, 1)
+    _within("read", read, 0, 1)
     return operators.sensor_noise(x, shot, read, generator)
 
 

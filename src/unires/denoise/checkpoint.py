@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,10 +31,11 @@ def load_net(folder: Path | None = None) -> CompactNet:
         if not (folder / name).is_file():
             raise UniresError(f"The checkpoint {shown(folder)} has no {name}.")
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         if config.pop("kind") != "compact":
             raise UniresError(f"The checkpoint {shown(folder)} is of a kind that this version does not know.")
-        net = CompactNet(CompactConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        net = CompactNet(CompactConfig(**values))
         weights = load_file(folder / "model.safetensors")
         net.load_state_dict({k: v.float() for k, v in weights.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, OptionError) as error:

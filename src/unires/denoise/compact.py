@@ -15,6 +15,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         h = F.relu(torch.addcmul(shift, self.a(x), scale))
-        return x + self.b(h if self.wide is None else h + self.wide(h))
+        change: Tensor = self.b(h if self.wide is None else h + self.wide(h))
+        return x + change
 
 
 class Embedding(nn.Module):
@@ -81,7 +83,8 @@ class Embedding(nn.Module):
         known = (severity >= 0).to(t)[:, None]
         strength = torch.cos(severity.clamp(min=0)[:, None] * k) * known
         waves = (torch.cos(t[:, None] * k), torch.sin(t[:, None] * k), strength, known, has_condition[:, None].to(t))
-        return F.silu(self.outer(F.silu(self.inner(torch.cat(waves, dim=1)) + self.task(task))))
+        out: Tensor = self.outer(F.silu(self.inner(torch.cat(waves, dim=1)) + self.task(task)))
+        return F.silu(out)
 
 
 class CompactNet(nn.Module):
@@ -91,7 +94,7 @@ class CompactNet(nn.Module):
         super().__init__()
         self.config = config
         widths = config.widths
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.embedding = Embedding(config.embedding)
         self.enter = nn.Conv2d(2 * 3 * 4, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
@@ -107,15 +110,19 @@ class CompactNet(nn.Module):
         up = [w for w, n in reversed(list(zip(widths, config.up, strict=False))) for _ in range(n)]
         self.modulated = [2 * w for w in down + up]  # numbers that each block takes, in the order they run
         self.modulate = nn.Linear(config.embedding, sum(self.modulated))
-        for last in (self.leave, self.modulate):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        for parameter in (*self.leave.parameters(), *self.modulate.parameters()):
+            nn.init.zeros_(parameter)
 
     def compute_in(self, kind: torch.dtype) -> CompactNet:
         """Convolutions in `kind` (their sums stay float32 inside), everything else in float32."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                module.to(kind, memory_format=torch.channels_last)
+                module.to(kind)
+        return self.channels_last()
+
+    def channels_last(self) -> CompactNet:
+        """Kernels in the order of memory that convolutions are fastest in."""
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
     def residual(self, z: Tensor, c: Tensor, embedding: Tensor) -> Tensor:
@@ -176,7 +183,7 @@ class CompactDenoiser:
     def __init__(self, net: CompactNet, device: str | torch.device = "cpu", kind: torch.dtype | None = None) -> None:
         """kind: what to compute in; None asks the machine (`number_type.choose`)."""
         self.device = torch.device(device)
-        self.exact = net.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.exact = net.to(self.device).channels_last().eval().requires_grad_(False)
         self.kind = kind or number_type.choose(net, self.device)
         fast = self.kind != torch.float32
         self.net = copy.deepcopy(self.exact).compute_in(self.kind) if fast else self.exact
@@ -224,7 +231,7 @@ class CompactDenoiser:
         c = torch.zeros_like(z) if condition is None else condition
         times = torch.full((count,), float(t), device=device)
         inputs = (_fill(z, self.facts.multiple), times, _fill(c, self.facts.multiple), index, strength, seen)
-        out = self.net(*inputs)
+        out: Tensor = self.net(*inputs)
         if self.net is not self.exact and not bool(torch.isfinite(out).all()):
             out = self.exact(*inputs)
         return out[..., :height, :width]

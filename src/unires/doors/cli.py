@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import unires
+from unires.doors import bench
 from unires.errors import OptionError, UniresError, nearest, shown
 
 
 class Parser(argparse.ArgumentParser):
     """Refuses unknown options and commands with the nearest right one, in one sentence."""
 
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(message[:1].upper() + message[1:].rstrip(".") + f" (see `{self.prog} --help`).")
@@ -86,6 +87,7 @@ def build_parser() -> Parser:
     train.add_argument("config", metavar="CONFIG", help="a TOML file; configs/compact.toml is the shipped model's")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
                        help="change an option of the configuration, e.g. --set minutes=10 (may be repeated)")
+    bench.add_parser(commands)
     return parser
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from unires.degrade import resample
 from unires.errors import UniresError
 
+Array = np.ndarray[Any, np.dtype[Any]]
 Back = Callable[[Tensor], Any]
 INTEGERS = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 
@@ -43,14 +44,14 @@ def _from_torch(image: Tensor) -> tuple[Tensor, Back]:
     pixels, close = _split(full)
 
     def back(y: Tensor) -> Tensor:
-        out = close(y).to(x.device)
+        out: Tensor = close(y).to(x.device)
         out = (out * 255).round().to(torch.uint8) if whole else out.to(x.dtype)
         return out if image.dim() == 4 else out[0]
 
     return pixels, back
 
 
-def _from_numpy(image: np.ndarray) -> tuple[Tensor, Back]:
+def _from_numpy(image: Array) -> tuple[Tensor, Back]:
     flat = image.ndim == 2
     x = image[..., None] if flat else image
     if x.ndim != 3 or x.shape[2] not in (1, 3, 4) or 0 in x.shape:
@@ -61,8 +62,8 @@ def _from_numpy(image: np.ndarray) -> tuple[Tensor, Back]:
     full = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)).astype(np.float32) / np.float32(most))
     pixels, close = _split(full[None])
 
-    def back(y: Tensor) -> np.ndarray:
-        out = close(y)[0].permute(1, 2, 0).cpu().numpy()
+    def back(y: Tensor) -> Array:
+        out: Array = close(y)[0].permute(1, 2, 0).cpu().numpy()
         if x.dtype in INTEGERS:
             out = np.rint(out * np.float32(most))
         out = out.astype(x.dtype)

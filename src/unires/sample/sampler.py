@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def composed_estimate(
         condition = torch.cat([conditions(weights.experts[k].condition, relay) for k in networks])
         tasks = [weights.experts[k].task for k in networks for _ in range(count)]
         together = denoiser.predict(z.repeat(len(networks), 1, 1, 1), t, condition, tasks)
-        parts |= dict(zip(networks, together.split(count), strict=True))
+        parts |= dict(zip(networks, together.chunk(len(networks)), strict=True))
     size = z.shape[-2], z.shape[-1]
     total = torch.zeros_like(z)
     for k in used:
@@ -67,7 +68,7 @@ def composed_estimate(
 def ddim(estimate: Estimate, z: Tensor, ts: Sequence[float], callback: Callback | None = None) -> Tensor:
     """First order: DDIM (Song et al. 2021, eq. 12 with eta = 0). Returns the last x_hat."""
     x: Tensor | None = None
-    for i, (t, s) in enumerate(zip(ts, ts[1:], strict=False)):
+    for i, (t, s) in enumerate(pairwise(ts)):
         x = estimate(z, t, i, x)
         if callback:
             callback(State(i, len(ts) - 1, t, s, z, x))
@@ -85,7 +86,7 @@ def multistep(estimate: Estimate, z: Tensor, ts: Sequence[float], callback: Call
     From t = 1, where lambda is infinite, the first step is DDIM's and the second has no slope to correct by."""
     x: Tensor | None = None
     z0 = z
-    for i, (t, s) in enumerate(zip(ts, ts[1:], strict=False)):
+    for i, (t, s) in enumerate(pairwise(ts)):
         before, x = x, estimate(z, t, i, x)
         if callback:
             callback(State(i, len(ts) - 1, t, s, z, x))

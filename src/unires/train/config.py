@@ -70,7 +70,8 @@ class TrainConfig:
         for key in ("clean", "validation"):
             values[key] = tuple(str(base / v) for v in values.get(key, ()))
         values["paired"] = {k: tuple(str(base / f) for f in v) for k, v in values.get("paired", {}).items()}
-        return build(cls, values | {"model": model}, "")
+        config: TrainConfig = build(cls, values | {"model": model}, "")
+        return config
 
 
 def build(kind: type, values: dict[str, Any], prefix: str) -> Any:

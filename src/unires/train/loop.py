@@ -8,8 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,8 @@ class Trainer:
         self.device = torch.device(config.device)
         self.folder = Path(config.run)
         torch.manual_seed(config.seed)
-        self.net = CompactNet(config.model).to(self.device, memory_format=torch.channels_last)
-        self.ema = CompactNet(config.model).to(self.device, memory_format=torch.channels_last).requires_grad_(False)
+        self.net = CompactNet(config.model).to(self.device).channels_last()
+        self.ema = CompactNet(config.model).to(self.device).channels_last().requires_grad_(False)
         self.uncertainty = objective.Uncertainty().to(self.device)
         self.optimizers = self._optimizers()
         self.step = 0
@@ -110,7 +109,14 @@ class Trainer:
         odds = torch.tensor([c.tasks[n] for n in names])
         counts = torch.bincount(torch.multinomial(odds, c.batch, True, generator=host), minlength=len(names))
         size = c.crop + 2 * c.margin
-        parts = []
+        clean, degraded, task, severity = [], [], [], []
+
+        def add(name: str, good: Tensor, bad: Tensor, strength: Tensor) -> None:
+            clean.append(good)
+            degraded.append(bad)
+            severity.append(strength)
+            task.append(torch.full((len(good),), TASKS.index(name)))
+
         for name, count in zip(names, counts.tolist(), strict=True):
             real = 0
             if name in self.paired:
@@ -118,19 +124,16 @@ class Trainer:
                 if real:
                     good, bad = self.paired[name]
                     places = good.places(real, size, host)
-                    parts.append((good.crops(places), bad.crops(places), name, torch.full((real,), 0.5)))
+                    add(name, good.crops(places), bad.crops(places), torch.full((real,), 0.5))
             if count > real:
-                clean = self.photos.crops(self.photos.places(count - real, size, host))
-                parts.append((clean, *isolated.pairs(clean, name, host, device), name))  # type: ignore[arg-type]
-        clean, degraded, task, severity = [], [], [], []
-        for good_part, bad_part, *other in parts:
-            name, strength = other if isinstance(other[0], str) else (other[1], other[0])
-            clean.append(good_part), degraded.append(bad_part), severity.append(strength)
-            task.append(torch.full((len(good_part),), TASKS.index(name)))
+                whole = self.photos.crops(self.photos.places(count - real, size, host))
+                add(name, whole, *isolated.pairs(whole, name, host, device))
         top, left = torch.randint(0, 2 * c.margin + 1, (2,), generator=host).tolist() if c.margin else (0, 0)
         window = (..., slice(top, top + c.crop), slice(left, left + c.crop))
+
         def both(x: list[Tensor]) -> Tensor:
             return torch.cat(x)[window].contiguous(memory_format=torch.channels_last) * 2 - 1
+
         where = self.device
         return both(clean), both(degraded), torch.cat(task).to(where), torch.cat(severity).to(where), device
 
@@ -159,7 +162,8 @@ class Trainer:
                 pace = (self.step - first) / (now - self.started)
                 mean = sum(window) / len(window)
                 window.clear()
-                self.log(f"step {self.step}  loss {mean:.4f}  rate {self.rate():.2e}  {pace * c.batch * self.world:.1f} crops/s")
+                crops = pace * c.batch * self.world
+                self.log(f"step {self.step}  loss {mean:.4f}  rate {self.rate():.2e}  {crops:.1f} crops/s")
             if now - last_save > c.save_minutes * 60:
                 last_save = now
                 self.save()
@@ -192,14 +196,17 @@ class Trainer:
                 first_step_share=c.first_step_share, task_dropout=c.task_dropout,
                 condition_dropout=c.condition_dropout, severity_dropout=c.severity_dropout,
             )
-        value.backward()
+        torch.autograd.backward(value)
         parameters = [*self.net.parameters(), *self.uncertainty.parameters()]
         if self.world > 1:
-            flat = torch.cat([p.grad.flatten() for p in parameters])
+            for p in parameters:  # one without a gradient here may have one elsewhere
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            flat = torch.cat([g.flatten() for g in gradients])
             dist.all_reduce(flat)
             flat /= self.world
-            for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                p.grad.copy_(g.view_as(p))
+            for g, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+                g.copy_(mean.view(g.shape))
         norm = torch.nn.utils.clip_grad_norm_(parameters, c.clip)
         if torch.isfinite(norm):
             for optimizer in self.optimizers:

@@ -27,7 +27,8 @@ class Uncertainty(nn.Module):
         kind = torch.nn.functional.one_hot(task, len(TASKS)).to(t)
         seen = has_condition.to(t)
         x = torch.cat((kind, torch.stack((t, t * t, severity, severity**2, seen), dim=1)), dim=1)
-        return self.outer(torch.nn.functional.silu(self.inner(x))).squeeze(1)
+        out: Tensor = self.outer(torch.nn.functional.silu(self.inner(x)))
+        return out.squeeze(1)
 
 
 def loss(

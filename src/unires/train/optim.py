@@ -26,7 +26,8 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
         product = factor @ product
         gram = factor @ gram @ factor
     x = product @ x
-    return x.mT if tall else x
+    out: Tensor = x.mT if tall else x
+    return out
 
 
 class Muon(Optimizer):
@@ -41,16 +42,16 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            alike: dict[tuple[int, int], list[Tensor]] = {}
+            alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    alike.setdefault((p.shape[0], p[0].numel()), []).append(p)
+                    alike.setdefault((p.shape[0], p[0].numel()), []).append((p, p.grad))
             for (rows, columns), same in alike.items():
                 ahead = []
-                for p in same:
+                for p, gradient in same:
                     momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                    momentum.lerp_(p.grad, 1 - group["momentum"])
-                    ahead.append(p.grad.lerp(momentum, group["momentum"]).flatten(1))
+                    momentum.lerp_(gradient, 1 - group["momentum"])
+                    ahead.append(gradient.lerp(momentum, group["momentum"]).flatten(1))
                 size = group["lr"] * 0.2 * max(rows, columns) ** 0.5
-                for p, update in zip(same, orthogonalise(torch.stack(ahead)), strict=True):
+                for (p, _), update in zip(same, orthogonalise(torch.stack(ahead)), strict=True):
                     p.sub_(update.reshape(p.shape), alpha=size)
