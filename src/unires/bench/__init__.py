@@ -1,0 +1,1 @@
+"""Benchmarks that anyone can rerun: sets, methods (ours and peers), measures, tables, speed."""

@@ -1,0 +1,200 @@
+"""How good a result is: PSNR, SSIM, MS-SSIM, LPIPS on full pictures without a border cut, and how sure a mean is.
+
+Pictures are B x 3 x H x W tensors of sRGB values in [0, 1]; each measure returns one number a picture (B, float64 on
+the CPU). Results are clipped and rounded to 8 bits before they get here, as files are (`unires.bench.run`)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unires.errors import UniresError, shown
+
+LPIPS_VARIABLE = "UNIRES_LPIPS"
+LPIPS_HELP = (
+    "a safetensors file with SqueezeNet's `features.*` and LPIPS v0.1's `lin0.weight` to `lin6.weight`; "
+    f"give it with --lpips FILE or the environment variable {LPIPS_VARIABLE}"
+)
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli, Bovik 2003, section 3.2
+SMALLEST_MS_SSIM = 161  # pixels a side: the window of 11 has to fit in the fifth scale
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """-10 log10 of the mean squared error over all pixels and channels; infinite for identical pictures."""
+    return -10 * (a.double() - b.double()).square().flatten(1).mean(dim=1).log10()
+
+
+def _window(like: Tensor) -> Tensor:
+    r = torch.arange(-5, 6, dtype=torch.float64)
+    g = torch.exp(-(r**2) / (2 * 1.5**2))
+    return (g / g.sum()).to(like)
+
+
+def _smooth(x: Tensor) -> Tensor:
+    g = _window(x)
+    b, c, h, w = x.shape
+    planes = x.reshape(b * c, 1, h, w)
+    return F.conv2d(F.conv2d(planes, g.view(1, 1, -1, 1)), g.view(1, 1, 1, -1)).view(b, c, h - 10, w - 10)
+
+
+def _ssim_parts(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(SSIM, its contrast-structure factor), each B x 3: means over the places where the window fits."""
+    c1, c2 = 0.01**2, 0.03**2
+    ma, mb = _smooth(a), _smooth(b)
+    va, vb, vab = _smooth(a * a) - ma * ma, _smooth(b * b) - mb * mb, _smooth(a * b) - ma * mb
+    contrast = (2 * vab + c2) / (va + vb + c2)
+    both = (2 * ma * mb + c1) / (ma * ma + mb * mb + c1) * contrast
+    return both.mean(dim=(2, 3)), contrast.mean(dim=(2, 3))
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity as Wang et al. 2004 define it: Gaussian window, 11 x 11, sigma 1.5, data range 1, the
+    mean of the three channels. It equals scikit-image's `structural_similarity(a, b, data_range=1, channel_axis=...,
+    gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`; that function's default is another window (flat,
+    7 x 7), which few papers report. Raises UniresError below 11 pixels a side."""
+    if min(a.shape[-2:]) < 11:
+        raise UniresError("SSIM needs pictures of at least 11 pixels a side.")
+    return _ssim_parts(a.double(), b.double())[0].mean(dim=1).cpu()
+
+
+def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Multi-scale SSIM (Wang, Simoncelli, Bovik 2003, equation 7) over five scales, each the 2 x 2 mean of the one
+    before; negative factors count as zero. NaN for pictures under 161 pixels a side, which have no fifth scale."""
+    if min(a.shape[-2:]) < SMALLEST_MS_SSIM:
+        return torch.full((a.shape[0],), math.nan, dtype=torch.float64)
+    x, y = a.double(), b.double()
+    product = torch.ones(a.shape[:2], dtype=torch.float64, device=a.device)
+    last = len(MS_SSIM_WEIGHTS) - 1
+    for i, weight in enumerate(MS_SSIM_WEIGHTS):
+        whole, contrast = _ssim_parts(x, y)
+        product *= (whole if i == last else contrast).clamp(min=0) ** weight
+        if i < last:
+            odd = [s % 2 for s in x.shape[-2:]]
+            x, y = (F.avg_pool2d(p, 2, padding=odd) for p in (x, y))
+    return product.mean(dim=1).cpu()
+
+
+class Lpips:
+    """LPIPS v0.1 with the SqueezeNet backbone (Zhang et al. 2018), from a safetensors file; torch only."""
+
+    FIRES = {3: (), 4: (1,), 6: (), 7: (2,), 9: (3,), 10: (4,), 11: (5,), 12: (6,)}  # layer -> the tap after it
+    POOLS = (3, 6, 9)  # layers that a 3 x 3 max-pool of stride 2 stands before
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        """Raises UniresError if the file is not there or not what it has to be."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            self.weights = load_file(path, device=device)
+        except (OSError, SafetensorError) as error:
+            raise UniresError(f"{shown(path)} can't be read as LPIPS weights; wanted is {LPIPS_HELP}.") from error
+        for name in ("features.0.weight", "features.12.expand3x3.bias", "lin6.weight"):
+            if name not in self.weights:
+                raise UniresError(f"{shown(path)} has no {name}; wanted is {LPIPS_HELP}.")
+        self.shift = torch.tensor((-0.030, -0.088, -0.188), device=device).view(1, 3, 1, 1)
+        self.scale = torch.tensor((0.458, 0.448, 0.450), device=device).view(1, 3, 1, 1)
+
+    def _conv(self, x: Tensor, name: str, **options: int) -> Tensor:
+        return F.relu(F.conv2d(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], **options))
+
+    def _taps(self, pixels: Tensor) -> list[Tensor]:
+        x = self._conv((pixels * 2 - 1 - self.shift) / self.scale, "features.0", stride=2)
+        taps = [x]
+        for layer, tap in self.FIRES.items():
+            if layer in self.POOLS:
+                x = F.max_pool2d(x, 3, 2, ceil_mode=True)
+            x = self._conv(x, f"features.{layer}.squeeze")
+            small = self._conv(x, f"features.{layer}.expand1x1")
+            large = self._conv(x, f"features.{layer}.expand3x3", padding=1)
+            x = torch.cat((small, large), dim=1)
+            if tap:
+                taps.append(x)
+        return taps
+
+    @torch.inference_mode()
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distance, 0 for identical pictures; B x 3 x H x W in [0, 1], both."""
+        total = torch.zeros(a.shape[0], device=self.scale.device)
+        x, y = a.to(self.scale), b.to(self.scale)
+        for i, (p, q) in enumerate(zip(self._taps(x), self._taps(y), strict=True)):
+            p, q = (t / (t.square().sum(dim=1, keepdim=True).sqrt() + 1e-10) for t in (p, q))
+            total += F.conv2d((p - q).square(), self.weights[f"lin{i}.weight"]).mean(dim=(1, 2, 3))
+        return total.double().cpu()
+
+
+def find_lpips(option: str | None, device: str = "cpu") -> Lpips | None:
+    """LPIPS from the option, else from the environment variable, else None. Raises UniresError for a file that was
+    named but is unusable."""
+    path = option or os.environ.get(LPIPS_VARIABLE)
+    return Lpips(Path(path), device) if path else None
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its 95 % confidence interval: `value` +- `half`, over `count` photos."""
+
+    value: float
+    half: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}" if math.isnan(self.half) else f"{self.value:.2f} ± {self.half:.2f}"
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Mean:
+    """The mean and Student's t interval around it; values that are NaN are left out. With fewer than two values the
+    half-width is NaN, as nothing is known of the spread."""
+    known = [v for v in values if not math.isnan(v)]
+    n = len(known)
+    if not n:
+        return Mean(math.nan, math.nan, 0)
+    mean = math.fsum(known) / n
+    if n < 2:
+        return Mean(mean, math.nan, n)
+    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (n - 1))
+    return Mean(mean, student_quantile((1 + confidence) / 2, n - 1) * spread / math.sqrt(n), n)
+
+
+def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Mean:
+    """Mean of the differences photo by photo, with its interval: what is common to both drops out, so that it is far
+    narrower than either's own."""
+    return mean_interval([a - b for a, b in zip(ours, theirs, strict=True)])
+
+
+def bootstrap_interval(values: Sequence[float], draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean (Efron 1979): no normality assumed; same seed, same numbers."""
+    v = torch.tensor(values, dtype=torch.float64)
+    pick = torch.randint(len(v), (draws, len(v)), generator=torch.Generator().manual_seed(seed))
+    means = v[pick].mean(dim=1)
+    low, high = torch.quantile(means, torch.tensor((0.025, 0.975), dtype=torch.float64)).tolist()
+    return low, high
+
+
+def student_quantile(p: float, freedom: int) -> float:
+    """The p-quantile (0.5 < p < 1) of Student's t distribution, by bisection on its distribution function."""
+    low, high = 0.0, 1e3 if freedom > 1 else 1e5
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_cdf(middle, freedom) < p else (low, middle)
+    return (low + high) / 2
+
+
+def _student_cdf(t: float, freedom: int) -> float:
+    """For t >= 0, in closed form (Abramowitz and Stegun 26.7.3 and 26.7.4): A(t | freedom) / 2 + 1 / 2."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    term, total = (cosine, 0.0) if freedom % 2 else (1.0, 0.0)
+    for k in range(3 if freedom % 2 else 2, freedom + 1, 2):
+        total += term
+        term *= cosine**2 * (k - 1) / k
+    if freedom % 2:
+        return 0.5 + (angle + sine * total) / math.pi
+    return 0.5 + sine * total / 2
