@@ -26,9 +26,7 @@ def _noise(height: int, width: int, channels: int, depth: int = 8, seed: int = 0
 def _smooth(height: int, width: int) -> Any:
     """A picture that JPEG keeps well."""
     y, x = np.mgrid[0:height, 0:width]
-    rgb = np.stack(
-        [x * 200 / width + 20, y * 200 / height + 20, (x + y) * 200 / (width + height) + 20], axis=-1
-    )
+    rgb = np.stack([x * 200 / width + 20, y * 200 / height + 20, (x + y) * 200 / (width + height) + 20], axis=-1)
     return rgb.astype(np.uint8)
 
 
@@ -37,9 +35,7 @@ def _png(values: Any, colour: int, depth: int = 16, extra: bytes = b"", interlac
 
     def rows(part: Any) -> bytes:
         big = part.astype(">u2" if depth == 16 else "u1")
-        return (
-            b"".join(b"\0" + big[y].tobytes() for y in range(big.shape[0])) if 0 not in big.shape[:2] else b""
-        )
+        return b"".join(b"\0" + big[y].tobytes() for y in range(big.shape[0])) if 0 not in big.shape[:2] else b""
 
     height, width = values.shape[:2]
     passes = [values]
@@ -83,9 +79,7 @@ def _exif(orientation: int = 1, width: int = 53, height: int = 37, thumbnail: by
         raw = raw[:link] + struct.pack(order + "I", table) + raw[link + 4 :] + bytes(len(raw) % 2)
         data = table + 2 + 4 * 12 + 4
         raw += struct.pack(order + "H", 4)
-        raw += struct.pack(order + "HHIHH", 0x0103, 3, 1, 6, 0) + struct.pack(
-            order + "HHIHH", 0x0112, 3, 1, 6, 0
-        )
+        raw += struct.pack(order + "HHIHH", 0x0103, 3, 1, 6, 0) + struct.pack(order + "HHIHH", 0x0112, 3, 1, 6, 0)
         raw += struct.pack(order + "HHII", 0x0201, 4, 1, data) + struct.pack(
             order + "HHII", 0x0202, 4, 1, len(thumbnail)
         )
@@ -129,9 +123,7 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / name
         image = samples if isinstance(samples, Image.Image) else Image.fromarray(samples)
         out = io.BytesIO()
-        image.save(
-            out, format=options.pop("format", None) or Image.registered_extensions()[path.suffix], **options
-        )
+        image.save(out, format=options.pop("format", None) or Image.registered_extensions()[path.suffix], **options)
         path.write_bytes(out.getvalue())
         return path
 

@@ -139,9 +139,7 @@ def test_a_16_bit_tiff_or_png_cut_short(
     tmp_path: Path, noise: Callable[..., Any], make_png: Callable[..., bytes], compression: str
 ) -> None:
     samples = noise(64, 64, 3, 16)
-    tifffile.imwrite(
-        tmp_path / "photo.tif", samples, photometric="rgb", compression=compression, rowsperstrip=8
-    )
+    tifffile.imwrite(tmp_path / "photo.tif", samples, photometric="rgb", compression=compression, rowsperstrip=8)
     files = {"cut.tif": (tmp_path / "photo.tif").read_bytes(), "cut.png": make_png(samples, 2)}
     for name, whole in files.items():
         for cut in random.Random(1).sample(range(len(whole) - 12), 25):
@@ -166,18 +164,14 @@ def test_lying_headers_and_bombs(tmp_path: Path, make_png: Callable[..., bytes])
     path.write_bytes(claiming(4, 5000))
     refused(path, "damaged")
     black = io.BytesIO()
-    Image.new("L", (20_000, 20_000)).save(black, format="PNG")
+    Image.new("1", (20_000, 20_000)).save(black, format="PNG")
     path.write_bytes(black.getvalue())  # a true bomb: 400 million pixels in a small file
     refused(path, "400 million")
     Image.new("1", (20_000, 20_000)).save(tmp_path / "photo.tif", compression="group4")
     refused(tmp_path / "photo.tif", "400 million")
     # WebP makes room as soon as it is opened.
     body = (
-        b"VP8X"
-        + struct.pack("<I", 10)
-        + bytes(4)
-        + (16_777_214).to_bytes(3, "little")
-        + (9000).to_bytes(3, "little")
+        b"VP8X" + struct.pack("<I", 10) + bytes(4) + (16_777_214).to_bytes(3, "little") + (9000).to_bytes(3, "little")
     )
     (tmp_path / "photo.webp").write_bytes(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body)
     refused(tmp_path / "photo.webp", "million")
@@ -203,9 +197,7 @@ def test_a_huge_tile_in_a_small_tiff(tmp_path: Path, noise: Callable[..., Any]) 
 
 
 @pytest.mark.parametrize("name", ["png", "webp", "avif", "tif"])
-def test_animations_and_pages_are_refused(
-    saved: Callable[..., Path], smooth: Callable[..., Any], name: str
-) -> None:
+def test_animations_and_pages_are_refused(saved: Callable[..., Path], smooth: Callable[..., Any], name: str) -> None:
     first, second = Image.fromarray(smooth(16, 16)), Image.fromarray(255 - smooth(16, 16))
     refused(saved(f"photo.{name}", first, save_all=True, append_images=[second]), "2 pictures")
 
@@ -215,6 +207,20 @@ def test_a_reduced_page_is_no_second_picture(tmp_path: Path, noise: Callable[...
         file.write(noise(32, 32, 3), photometric="rgb", metadata=None)
         file.write(noise(8, 8, 3), photometric="rgb", metadata=None, subfiletype=1)
     assert read_photo(tmp_path / "photo.tif").pixels.shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("mode, tag", [("RGB", "ImageLength"), ("P", "ImageLength"), ("CMYK", "ImageLength")])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_tiff_that_claims_more_rows_than_it_has(
+    saved: Callable[..., Path], smooth: Callable[..., Any], mode: str, tag: str, compression: str | None
+) -> None:
+    path = saved("photo.tif", Image.fromarray(smooth(32, 32)).convert(mode), compression=compression)
+    with tifffile.TiffFile(path) as file:
+        place = file.pages.first.tags[tag].offset
+    raw = bytearray(path.read_bytes())
+    raw[place + 2 : place + 12] = struct.pack("<HII", 4, 1, 320)
+    path.write_bytes(raw)
+    refused(path, "damaged")
 
 
 def test_a_loop_of_pages_ends(tmp_path: Path, noise: Callable[..., Any]) -> None:
@@ -227,9 +233,7 @@ def test_a_loop_of_pages_ends(tmp_path: Path, noise: Callable[..., Any]) -> None
     assert read_photo(tmp_path / "photo.tif").width == 8
 
 
-@pytest.mark.parametrize(
-    "value, word", [(np.nan, "NaN"), (np.inf, "infinity"), (-0.1, "from -0.1"), (2.5, "to 2.5")]
-)
+@pytest.mark.parametrize("value, word", [(np.nan, "NaN"), (np.inf, "infinity"), (-0.1, "from -0.1"), (2.5, "to 2.5")])
 def test_float_tiffs_that_are_no_photo(tmp_path: Path, value: float, word: str) -> None:
     values = np.full((6, 7, 3), 0.5, dtype=np.float32)
     values[3, 4, 1] = value
@@ -247,9 +251,7 @@ def test_too_many_channels_and_raw_files(tmp_path: Path, noise: Callable[..., An
     path = tmp_path / "photo.tif"
     tifffile.imwrite(path, noise(5, 5, 7), photometric="minisblack", planarconfig="contig")
     refused(path, "7 channels")
-    tifffile.imwrite(
-        path, noise(5, 5, 1, 16), photometric="cfa", extratags=[(50706, 1, 4, (1, 4, 0, 0), True)]
-    )
+    tifffile.imwrite(path, noise(5, 5, 1, 16), photometric="cfa", extratags=[(50706, 1, 4, (1, 4, 0, 0), True)])
     refused(path, "raw")
 
 
@@ -267,9 +269,7 @@ def test_random_damage_ends_in_a_photo_or_a_sentence(tmp_path: Path, name: str, 
     source = random.Random(seed)
     for _ in range(source.randint(1, 8)):
         # Half of the damage in the first bytes, where the headers are.
-        raw[source.randrange(min(len(raw), 200) if source.random() < 0.5 else len(raw))] = source.randrange(
-            256
-        )
+        raw[source.randrange(min(len(raw), 200) if source.random() < 0.5 else len(raw))] = source.randrange(256)
     bad = tmp_path / f"bad.{name}"
     bad.write_bytes(raw)
     try:
@@ -380,9 +380,7 @@ except PhotoError as error:
     print(error)
     sys.exit(3)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 3, run.stderr
     assert "larger than" in run.stdout and run.stdout.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -412,9 +410,7 @@ def test_interrupted_at_any_moment(
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_faulty_disk_is_noticed(
-    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_faulty_disk_is_noticed(tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     real = os.fsync
 
     def spoil(handle: int) -> None:
@@ -547,7 +543,5 @@ def test_imports_stay_light() -> None:
         "except AttributeError: pass\n"
         "else: raise SystemExit(1)\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr

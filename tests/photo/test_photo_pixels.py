@@ -235,9 +235,7 @@ def test_turned_16_bit_tiff_is_exact(tmp_path: Path, noise: Callable[..., Any]) 
 
 
 @pytest.mark.parametrize("name", ["jpg", "png", "tif", "avif"])
-def test_grey_stays_grey(
-    tmp_path: Path, saved: Callable[..., Path], smooth: Callable[..., Any], name: str
-) -> None:
+def test_grey_stays_grey(tmp_path: Path, saved: Callable[..., Path], smooth: Callable[..., Any], name: str) -> None:
     source = saved(f"photo.{name}", smooth(16, 24)[..., 0])
     photo = read_photo(source)
     assert photo.grey and np.array_equal(photo.pixels[..., 0], photo.pixels[..., 2])
@@ -247,9 +245,7 @@ def test_grey_stays_grey(
     assert read_photo(tmp_path / f"out.{name}").grey
 
 
-def test_palettes_and_few_bits(
-    tmp_path: Path, saved: Callable[..., Path], smooth: Callable[..., Any]
-) -> None:
+def test_palettes_and_few_bits(tmp_path: Path, saved: Callable[..., Path], smooth: Callable[..., Any]) -> None:
     image = Image.fromarray(smooth(16, 24))
     palette = image.quantize(16)
     photo = read_photo(saved("palette.png", palette))
@@ -278,9 +274,7 @@ def test_a_transparent_palette_entry_and_colour_become_alpha(
     body = b"\0\0\0\x06tRNS\0\x01\0\x02\0\x03"
     import zlib
 
-    (tmp_path / "deep.png").write_bytes(
-        make_png(key, 2, extra=body + zlib.crc32(body[4:]).to_bytes(4, "big"))
-    )
+    (tmp_path / "deep.png").write_bytes(make_png(key, 2, extra=body + zlib.crc32(body[4:]).to_bytes(4, "big")))
     photo = read_photo(tmp_path / "deep.png")
     assert photo.alpha is not None and photo.alpha.tolist() == [[0.0, 1.0]] and photo.bit_depth == 16
 
@@ -298,12 +292,8 @@ def test_cmyk_without_profile_is_inverted_plainly(
     assert photo.icc is None and not photo.grey
 
 
-def test_cmyk_with_a_broken_profile_is_still_read(
-    saved: Callable[..., Path], smooth: Callable[..., Any]
-) -> None:
-    source = saved(
-        "photo.jpg", Image.fromarray(smooth(16, 24)).convert("CMYK"), icc_profile=b"no profile" * 30
-    )
+def test_cmyk_with_a_broken_profile_is_still_read(saved: Callable[..., Path], smooth: Callable[..., Any]) -> None:
+    source = saved("photo.jpg", Image.fromarray(smooth(16, 24)).convert("CMYK"), icc_profile=b"no profile" * 30)
     photo = read_photo(source)
     assert photo.icc is None and photo.pixels.shape == (16, 24, 3)
 

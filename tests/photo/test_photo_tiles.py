@@ -83,12 +83,10 @@ def test_numpy_and_torch_agree(case: tuple[TilePlan, int, int, int, int]) -> Non
 
 @given(plans(), st.integers(1, 3))
 @quick
-def test_a_filter_gives_the_same_with_and_without_tiles(
-    case: tuple[TilePlan, int, int, int, int], reach: int
-) -> None:
+def test_a_filter_gives_the_same_with_and_without_tiles(case: tuple[TilePlan, int, int, int, int], reach: int) -> None:
     plan, _, _, margin, multiple = case
     assume(margin >= reach)
-    # A network with borders: zeros beyond its input, as convolutions have, so wrong values at the edge of tiles.
+    # A network with borders: zeros beyond its input, as convolutions have, so wrong values at tile edges.
     kernel = torch.rand(1, 1, 2 * reach + 1, 2 * reach + 1, generator=torch.Generator().manual_seed(0))
     picture = torch.rand(1, 1, plan.height, plan.width, generator=torch.Generator().manual_seed(1))
     whole = torch.nn.functional.conv2d(picture, kernel, padding=reach)

@@ -72,9 +72,7 @@ def write_atomically(
     try:
         try:
             # O_EXCL never follows a link; the permissions become what the user's umask says.
-            flags = (
-                os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-            )
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
             with open(temporary, "w+b", opener=lambda name, _: os.open(name, flags, 0o666)) as file:
                 fill(file)
                 file.flush()

@@ -148,9 +148,7 @@ def read_tiff(file: BinaryIO, check: CheckSize) -> Decoded:
             raise Refusal("holds values that are not numbers (NaN or infinity)")
         low, high = float(samples.min()), float(samples.max())
         if low < 0 or high > 1:
-            raise Refusal(
-                f"holds float values from {low:.4g} to {high:.4g}; only values from 0 to 1 are a photo"
-            )
+            raise Refusal(f"holds float values from {low:.4g} to {high:.4g}; only values from 0 to 1 are a photo")
         maximum = 1.0
     elif samples.dtype.kind == "u" and directory.number(339, 1) == 1:
         maximum = float((1 << bits) - 1)
@@ -220,9 +218,7 @@ def _from_cmyk(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, byte
 
 def _one_page(count: int) -> None:
     if count > 1:
-        raise Refusal(
-            f"holds {count} pictures (an animation or several pages); save the one you want on its own"
-        )
+        raise Refusal(f"holds {count} pictures (an animation or several pages); save the one you want on its own")
 
 
 def _riff_has(data: bytes, wanted: bytes) -> bool:
@@ -245,6 +241,4 @@ def _av1_configuration(data: bytes) -> tuple[int, str]:
     depth = (12 if third & 0x20 else 10) if third & 0x40 else 8
     if third & 0x10:
         return depth, "4:0:0"
-    return depth, {(0, 0): "4:4:4", (1, 0): "4:2:2", (1, 1): "4:2:0"}.get(
-        (third >> 3 & 1, third >> 2 & 1), ""
-    )
+    return depth, {(0, 0): "4:4:4", (1, 0): "4:2:2", (1, 1): "4:2:0"}.get((third >> 3 & 1, third >> 2 & 1), "")

@@ -201,11 +201,7 @@ def with_thumbnail(raw: bytes, make: Callable[[int], bytes | None]) -> bytes:
     block = bytearray(raw)
     entries = read_table(_cutter(raw), order, following)[0]
     at, length = number(entries, _THUMBNAIL_AT, order), number(entries, _THUMBNAIL_LENGTH, order)
-    new = (
-        make(length)
-        if length > 0 and raw[at : at + 3] == b"\xff\xd8\xff" and at + length <= len(raw)
-        else None
-    )
+    new = make(length) if length > 0 and raw[at : at + 3] == b"\xff\xd8\xff" and at + length <= len(raw) else None
     if new is None or len(new) > length:
         block[link : link + 4] = bytes(4)
     else:
@@ -227,10 +223,7 @@ def follow(cut: Cut, order: str, main: list[Entry], big: bool = False) -> Tables
     interop = read_table(cut, order, number(sub, INTEROP_IFD, order), big)[0]
     pointers = {EXIF_IFD, GPS_IFD, INTEROP_IFD}
     # Types above 13 exist in BigTIFF only.
-    kept = (
-        [e for e in entries if e.tag not in pointers and e.type <= 13]
-        for entries in (main, sub, gps, interop)
-    )
+    kept = ([e for e in entries if e.tag not in pointers and e.type <= 13] for entries in (main, sub, gps, interop))
     return Tables(order, *kept)
 
 

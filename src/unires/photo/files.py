@@ -7,6 +7,7 @@ written over an original, and a file under its final name is always complete.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from unires.photo.model import (
     FloatArray,
     IntArray,
     Photo,
+    fingerprint,
     from_integers,
 )
 
@@ -71,7 +73,14 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             format = _sniffed(file)
             file.seek(0)
             decoded = _READERS[format](file, _size_check(max_pixels))
-        return _photo(decoded, format)
+            photo, turned = _photo(decoded, format)
+            if format in ("PNG", "TIFF") or photo.encoding.lossless or turned:
+                return photo
+            # An unchanged photo would lose by being encoded once more, so its file is kept.
+            file.seek(0)
+            number = fingerprint(photo, decoded.samples)
+            kept = dataclasses.replace(photo.encoding, source=file.read(), fingerprint=number)
+            return photo.replace(encoding=kept)
     except codecs.Refusal as refusal:
         raise PhotoError(f"{name} {refusal}.") from None
     except PhotoError:
@@ -103,6 +112,9 @@ def write_photo(
     profile go into every format, IPTC into JPEG, TIFF and PNG, resolution and comment into JPEG, PNG and
     TIFF; a grey profile is left out where the format has no grey (WebP).
 
+    A photo from a lossy file (JPEG, lossy WebP, AVIF) that is written as it was read is copied byte for byte, since
+    encoding it once more would change it; one that was turned upright is encoded.
+
     Raises `PhotoError` (see `check_output`, and for a full disk, a folder that may not be written to, and so
     on), and leaves nothing behind then.
     """
@@ -112,6 +124,10 @@ def write_photo(
         raise refuse_existing(path)
     try:
         values = encode.samples(photo, target, depth)
+        same = photo.encoding.source if target == photo.format and quality is None else b""
+        if same and fingerprint(photo, values) == photo.encoding.fingerprint:
+            write_atomically(path, lambda file: file.write(same), verify=_verify_copy(same, path), overwrite=overwrite)
+            return
         carried = encode.fitted(photo, target, values)
         fill = encode.filler(carried, target, values, quality)
     except PhotoError:
@@ -121,9 +137,7 @@ def write_photo(
     except ValueError as error:
         raise PhotoError(f"{shown(path)} cannot be written: {str(error).rstrip('.')}.") from error
 
-    write_atomically(
-        path, fill, verify=lambda p: _verify(p, path, target, depth, values), overwrite=overwrite
-    )
+    write_atomically(path, fill, verify=lambda p: _verify(p, path, target, depth, values), overwrite=overwrite)
 
 
 def check_output(
@@ -232,8 +246,8 @@ def _size_check(most: int) -> codecs.CheckSize:
     return check
 
 
-def _photo(decoded: codecs.Decoded, format: str) -> Photo:
-    """Turned upright, as floats, colours and alpha apart."""
+def _photo(decoded: codecs.Decoded, format: str) -> tuple[Photo, bool]:
+    """Turned upright (and whether that changed anything), as floats, colours and alpha apart."""
     fields = decoded.fields
     turn = exif_block.orientation(fields.get("exif"))
     if turn != 1:
@@ -246,28 +260,19 @@ def _photo(decoded: codecs.Decoded, format: str) -> Photo:
     samples = decoded.samples
     channels = samples.shape[2]
     grey = channels < 3
-    alpha = None
-    if channels in (2, 4):
-        alpha = _floats(samples[..., -1], decoded.maximum)
     pixels: FloatArray = np.empty((*samples.shape[:2], 3), dtype=np.float32)
     if grey:
-        pixels[:] = _floats(samples[..., 0], decoded.maximum)[..., None]
+        from_integers(samples[..., 0], decoded.maximum, out=pixels[..., 0])
+        pixels[..., 1:] = pixels[..., :1]
     else:
-        pixels[:] = _floats(samples[..., :3], decoded.maximum)
+        from_integers(samples[..., :3], decoded.maximum, out=pixels)
+    alpha = from_integers(samples[..., -1], decoded.maximum) if channels in (2, 4) else None
     encoding = fields.get("encoding")
     if alpha is not None and encoding is not None and encoding.extra_sample == 1:
         # Colours multiplied by alpha are divided for the work, and multiplied again on the way out.
         np.divide(pixels, alpha[..., None], out=pixels, where=alpha[..., None] > 0)
-    return Photo(pixels=pixels, alpha=alpha, grey=grey, format=format, **fields)
-
-
-def _floats(samples: npt.NDArray[Any], maximum: float) -> FloatArray:
-    if samples.dtype.kind == "f":
-        return np.asarray(samples, dtype=np.float32)
-    if maximum > 65535:
-        # More than 16 bits do not fit into float32 exactly; the photo has 16 from here on.
-        return np.asarray(samples / maximum, dtype=np.float32)
-    return from_integers(samples, int(maximum))
+        np.minimum(pixels, 1.0, out=pixels)
+    return Photo(pixels=pixels, alpha=alpha, grey=grey, format=format, **fields), turn != 1
 
 
 def _turned(samples: npt.NDArray[Any], turn: int) -> npt.NDArray[Any]:
@@ -309,9 +314,7 @@ def _checked(
             f"as {_shown_format(target)}; choose PNG or TIFF, or 8 bits."
         )
     if target == "JPEG" and photo.alpha is not None and not (photo.alpha == 1).all():
-        raise PhotoError(
-            "The photo is partly transparent, which JPEG cannot hold; PNG, WebP, TIFF and AVIF can."
-        )
+        raise PhotoError("The photo is partly transparent, which JPEG cannot hold; PNG, WebP, TIFF and AVIF can.")
     if max(size) > _LARGEST_SIDE[target]:
         raise PhotoError(
             f"{_shown_format(target)} holds at most {_LARGEST_SIDE[target]:,} pixels a side, "
@@ -321,12 +324,22 @@ def _checked(
     return target, depth
 
 
+def _damaged_output(path: Path) -> PhotoError:
+    return PhotoError(f"{shown(path)} was not written correctly (the disk may be faulty), so nothing was kept.")
+
+
+def _verify_copy(content: bytes, path: Path) -> Callable[[Path], None]:
+    def verify(temporary: Path) -> None:
+        if temporary.read_bytes() != content:
+            raise _damaged_output(path)
+
+    return verify
+
+
 def _verify(temporary: Path, path: Path, target: str, depth: int, values: IntArray) -> None:
     """Reads the new file from the disk again: whole, of the right size, channels and depth; without loss,
     equal."""
-    failed = PhotoError(
-        f"{shown(path)} was not written correctly (the disk may be faulty), so nothing was kept."
-    )
+    failed = PhotoError(f"{shown(path)} was not written correctly (the disk may be faulty), so nothing was kept.")
     try:
         with _opened(temporary) as file:
             if _sniffed(file) != target:
@@ -341,9 +354,7 @@ def _verify(temporary: Path, path: Path, target: str, depth: int, values: IntArr
     if target == "WEBP" or (target == "AVIF" and channels == 2):
         channels += 2 if channels < 3 else 0
     same = decoded.samples.shape[:2] == values.shape[:2] and decoded.fields.get("bit_depth", 8) == depth
-    same &= decoded.samples.shape[2] == channels or (
-        target in ("WEBP", "AVIF") and (values[..., -1] == 255).all()
-    )
+    same &= decoded.samples.shape[2] == channels or (target in ("WEBP", "AVIF") and (values[..., -1] == 255).all())
     if same and target in ("PNG", "TIFF"):
         same = bool(np.array_equal(decoded.samples, values))
     if not same:

@@ -53,9 +53,7 @@ def metadata(image: JpegImageFile) -> tuple[dict[str, Any], Encoding]:
     tables = tuple(tuple(image.quantization[key]) for key in sorted(image.quantization))
     sampling = _SAMPLINGS.get(JpegImagePlugin.get_sampling(image), "")
     progressive = bool(info.get("progressive") or info.get("progression"))
-    return fields, Encoding(
-        tables=tables, subsampling=sampling, progressive=progressive, extras=tuple(extras)
-    )
+    return fields, Encoding(tables=tables, subsampling=sampling, progressive=progressive, extras=tuple(extras))
 
 
 def encode(image: Image.Image, photo: Photo, quality: int | None) -> bytes:

@@ -4,6 +4,7 @@ in."""
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,8 @@ class Encoding:
     compression: str = ""  # TIFF: "none", "lzw" or "deflate"
     extra_sample: int = 2  # TIFF: 0 a mask without meaning, 1 colours multiplied by alpha, 2 plain alpha
     extras: tuple[tuple[str, bytes], ...] = ()  # JPEG segments and PNG chunks that are copied as they are
+    source: bytes = field(default=b"", repr=False, compare=False)  # lossy files: the whole file,
+    fingerprint: bytes = field(default=b"", compare=False)  # which is copied while the photo has this fingerprint
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,7 @@ class Photo:
             raise PhotoError(f"A photo needs pixels of height x width x 3, not {self.pixels.shape}.")
         if self.pixels.dtype != np.float32:
             raise PhotoError(f"A photo needs float32 pixels, not {self.pixels.dtype}.")
-        if self.alpha is not None and (
-            self.alpha.shape != self.pixels.shape[:2] or self.alpha.dtype != np.float32
-        ):
+        if self.alpha is not None and (self.alpha.shape != self.pixels.shape[:2] or self.alpha.dtype != np.float32):
             raise PhotoError("A photo's alpha must be float32 and of the size of its pixels.")
         if self.bit_depth not in (8, 16):
             raise PhotoError(f"A photo has 8 or 16 bits a channel, not {self.bit_depth}.")
@@ -113,9 +114,7 @@ class Photo:
         """
         new = np.asarray(pixels, dtype=np.float32)
         if not np.isfinite(new).all():
-            raise PhotoError(
-                "The new pixels hold values that are not numbers, so they are not put into a photo."
-            )
+            raise PhotoError("The new pixels hold values that are not numbers, so they are not put into a photo.")
         if new.ndim == 3 and new.shape[2] == 3 and self.alpha is not None and alpha is None:
             if new.shape == self.pixels.shape:
                 if self.encoding.extra_sample != 0:
@@ -129,11 +128,21 @@ class Photo:
         return dataclasses.replace(self, pixels=new, alpha=mask)
 
 
-def from_integers(values: npt.NDArray[Any], maximum: int) -> FloatArray:
-    """Whole numbers 0..maximum as float32 0..1. `to_integers` gives exactly the same numbers back (up to 16
-    bits)."""
-    out: FloatArray = np.divide(values, np.float32(maximum), dtype=np.float32)
-    return out
+def fingerprint(photo: Photo, samples: IntArray) -> bytes:
+    """A number for the photo's samples (as in its file, but upright) and all its metadata together."""
+    state = hashlib.blake2b(np.ascontiguousarray(samples).data, digest_size=16)
+    carried = (photo.icc, photo.exif, photo.xmp, photo.iptc, photo.dpi, photo.comment)
+    state.update(repr((samples.shape, carried)).encode())
+    return state.digest()
+
+
+def from_integers(values: npt.NDArray[Any], maximum: float, out: FloatArray | None = None) -> FloatArray:
+    """Numbers 0..maximum as float32 0..1. `to_integers` gives exactly the same whole numbers back (up to 16 bits)."""
+    if values.dtype.itemsize > 2 and values.dtype != np.float32:
+        # 32-bit numbers and doubles don't fit into float32, so they are divided before they are rounded to it.
+        values, maximum = values / maximum, 1.0
+    result: FloatArray = np.divide(values, np.float32(maximum), out=out, dtype=np.float32, casting="unsafe")
+    return result
 
 
 def to_integers(values: FloatArray, bit_depth: int) -> IntArray:

@@ -29,8 +29,7 @@ _STRUCTURE = {
     _ICC, 37724, *range(50706, 51200),
 }  # fmt: skip
 _COMPRESSION = {1: "none", 5: "lzw", 8: "deflate", 32946: "deflate"}
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CFA, _LINEAR_RAW = 0, 1, 2, 32803, 34892
-_UNSIGNED, _FLOAT = 1, 3
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR, _CFA, _LINEAR_RAW = 0, 1, 2, 6, 32803, 34892
 _MOST_PAGES = 10_000
 
 
@@ -89,11 +88,7 @@ class Directory:
     def raw(self) -> bool:
         """Whether this is a camera raw file that only looks like a TIFF (DNG, NEF, CR2 and so on)."""
         reduced_first = bool(self.number(254) & 1) and exif_block.find(self.main, 330) is not None
-        return (
-            reduced_first
-            or self.number(262) in (_CFA, _LINEAR_RAW)
-            or exif_block.find(self.main, 50706) is not None
-        )
+        return reduced_first or self.number(262) in (_CFA, _LINEAR_RAW) or exif_block.find(self.main, 50706) is not None
 
     @property
     def plain(self) -> bool:
@@ -148,15 +143,24 @@ def decode(file: BinaryIO, directory: Directory) -> npt.NDArray[Any]:
 
 
 def complete(file: BinaryIO, directory: Directory) -> bool:
-    """Whether the file holds every strip or tile that its tables promise, each of them within the file."""
+    """Whether the file holds every strip or tile that the picture needs, each of them within the file."""
     width, height = directory.size
-    if directory.number(322) * directory.number(323) > 4 * (width * height + (1 << 20)):
+    across, down = directory.number(322), directory.number(323)
+    if across * down > 4 * (width * height + (1 << 20)):
         return False  # a tile far larger than the picture would be made room for before it is read
-    offsets = directory.numbers(273) or directory.numbers(324)
-    counts = directory.numbers(279) or directory.numbers(325)
+    tiled = across > 0 and down > 0
+    needed = -(-width // across) * -(-height // down) if tiled else -(-height // max(1, directory.number(278, height)))
+    if directory.number(284, 1) == 2:
+        needed *= directory.samples
+    offsets, counts = directory.numbers(324 if tiled else 273), directory.numbers(325 if tiled else 279)
     size = os.fstat(file.fileno()).st_size
-    if not offsets or len(offsets) != len(counts):
+    if len(offsets) != len(counts) or len(offsets) < needed:
         return False
+    if directory.number(259, 1) == 1:
+        bits = directory.numbers(258) or [1]
+        row = (sum(bits) if len(bits) == directory.samples else bits[0] * directory.samples) * width
+        if sum(counts) < (row + 7) // 8 * height and directory.number(262, 1) != _YCBCR:
+            return False
     return all(at > 0 and count > 0 and at + count <= size for at, count in zip(offsets, counts, strict=True))
 
 
@@ -182,9 +186,7 @@ def encode(file: BinaryIO, values: IntArray, photo: Photo) -> None:
     colours = 3 if channels >= 3 else 1
     own = photo.format == "TIFF"
     tables = exif_block.parse(photo.exif) if photo.exif else Tables()
-    packing = {"": "zlib", "deflate": "zlib", "none": None, "lzw": "lzw"}[
-        photo.encoding.compression if own else ""
-    ]
+    packing = {"": "zlib", "deflate": "zlib", "none": None, "lzw": "lzw"}[photo.encoding.compression if own else ""]
     options: dict[str, Any] = {
         "photometric": "rgb" if colours == 3 else "minisblack",
         "compression": packing,

@@ -119,9 +119,7 @@ def plan_tiles(
     if multiple < 1 or overlap < 0 or margin < 0:
         raise OptionError("A tile's multiple must be at least 1, its overlap and margin at least 0.")
     if overlap < 2 * margin:
-        raise OptionError(
-            f"Tiles that ignore a margin of {margin} pixels must overlap by at least {2 * margin}."
-        )
+        raise OptionError(f"Tiles that ignore a margin of {margin} pixels must overlap by at least {2 * margin}.")
     side = tile // multiple * multiple
     if side < 1 or (side - overlap) // multiple < 1:
         raise OptionError(f"A tile of {tile} pixels is too small for an overlap of {overlap} pixels.")
@@ -176,9 +174,7 @@ class Blender:
         wrong shape."""
         s = self.scale
         if tuple(result.shape[-2:]) != (window.height * s, window.width * s):
-            raise ValueError(
-                f"a tile of {window.height} x {window.width} came back as {tuple(result.shape[-2:])}"
-            )
+            raise ValueError(f"a tile of {window.height} x {window.width} came back as {tuple(result.shape[-2:])}")
         result = _as_float(result)
         if self._sum is None:
             self._sum = _zeros(result, (*result.shape[:-2], self.plan.height * s, self.plan.width * s))
@@ -217,9 +213,7 @@ def run_tiles(
     do not fit.
     """
     if tuple(picture.shape[-2:]) != (plan.height, plan.width):
-        raise ValueError(
-            f"the plan is for {plan.height} x {plan.width}, the picture {tuple(picture.shape[-2:])}"
-        )
+        raise ValueError(f"the plan is for {plan.height} x {plan.width}, the picture {tuple(picture.shape[-2:])}")
     blender = Blender(plan, scale)
     for done, window in enumerate(plan, start=1):
         blender.add(window, f(cut(picture, window)))
@@ -256,8 +250,7 @@ def _axis(length: int, side: int, overlap: int, margin: int, multiple: int, ramp
         return climb[x - begins[boundary]] if x < begins[boundary] + blend else 1.0
 
     weights = tuple(
-        tuple(step_at(i - 1, x) - step_at(i, x) for x in range(start, start + tile))
-        for i, start in enumerate(starts)
+        tuple(step_at(i - 1, x) - step_at(i, x) for x in range(start, start + tile)) for i, start in enumerate(starts)
     )
     return Axis(length, tile, starts, weights)
 
