@@ -79,5 +79,6 @@ def sensor_noise(
     cross = torch.tensor(((0.0, 1.0, 0.0), (1.0, 4.0, 1.0), (0.0, 1.0, 0.0))) / 4
     square = torch.tensor(((1.0, 2.0, 1.0), (2.0, 4.0, 2.0), (1.0, 2.0, 1.0))) / 4
     bilinear = torch.stack((square, cross, square))[:, None].to(light)
-    noise = F.conv2d(F.pad(draw * std * site, (1, 1, 1, 1), mode="reflect"), bilinear, groups=3)
+    mode = "reflect" if min(light.shape[-2:]) > 1 else "replicate"
+    noise = F.conv2d(F.pad(draw * std * site, (1, 1, 1, 1), mode=mode), bilinear, groups=3)
     return to_srgb(light + noise)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import math
+import operator as operator_module
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from unires.degrade import jpeg as jpeg_codec
 from unires.degrade import kernels, operators, resample
-from unires.errors import OptionError, nearest
+from unires.errors import OptionError, nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,8 +57,10 @@ def motion(
     """Motion along a line, or an arc that turns by `bend` degrees; length in pixels, angle in degrees (drawn at
     random if not given)."""
     _within("length", length, 0.01, 200)
+    _within("bend", bend, -360, 360)
     if angle is None:
         angle = float(torch.rand((), generator=generator, device=generator.device)) * 180
+    _within("angle", angle, -360, 360)
     path = kernels.arc(_one(length, x), _one(math.radians(angle), x), _one(math.radians(bend), x))
     return operators.blur(x, kernels.splat(path))
 
@@ -77,6 +80,7 @@ def defocus(
 ) -> Tensor:
     """Defocus by a round aperture, or one of `blades` straight edges; radius in pixels."""
     _within("radius", radius, 0.05, 100)
+    _within("rotation", rotation, -360, 360)
     if not blades:
         return operators.blur(x, kernels.disc(_one(radius, x)))
     _within("blades", blades, 3, 20)
@@ -129,14 +133,16 @@ class Recipe:
         try:
             # gaussian-blur and gaussian_blur are the same
             tree = ast.parse(re.sub(r"(?<=[a-z])-(?=[a-z])", "_", text.strip()), mode="eval").body
+            return cls(tuple(_steps(tree, text)))
+        except OptionError:
+            raise
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise OptionError(f"The recipe {text!r} can't be read; write it as {EXAMPLE!r}.") from error
-        return cls(tuple(_steps(tree, text)))
+            raise _unreadable(text) from error
 
     def __call__(self, pixels: Tensor, seed: int = 0) -> Tensor:
         """Degrade B x 3 x H x W in [0, 1]; all randomness follows from `seed`. The result is rounded to 8 bits,
         as a file is."""
-        generator = torch.Generator(pixels.device).manual_seed(seed)
+        generator = torch.Generator(pixels.device).manual_seed(checked_seed(seed))
         x = pixels
         for name, parameters in self.steps:
             x = OPERATORS[name](x, generator, **dict(parameters))
@@ -149,7 +155,19 @@ class Recipe:
         return " + ".join(one(*step) for step in self.steps)
 
 
+def checked_seed(seed: int) -> int:
+    """The seed, if it is one. Raises OptionError."""
+    whole = operator_module.index(seed) if hasattr(seed, "__index__") else None
+    if whole is None or not -(2**63) <= whole < 2**63:
+        raise OptionError(f"The seed is a whole number of at most 18 digits, not {shown(seed)}.")
+    return whole
+
+
 EXAMPLE = "defocus(radius=3) + noise(sigma=15) + jpeg(quality=30)"
+
+
+def _unreadable(text: str) -> OptionError:
+    return OptionError(f"The recipe {shown(text)} can't be read; write it as {EXAMPLE!r}.")
 
 
 def _steps(node: ast.expr, text: str) -> list[tuple[str, tuple[tuple[str, Any], ...]]]:
@@ -159,16 +177,18 @@ def _steps(node: ast.expr, text: str) -> list[tuple[str, tuple[tuple[str, Any], 
     target = call.func if call else node
     name = target.id if isinstance(target, ast.Name) else None
     if name is None or (call and call.args):
-        raise OptionError(f"The recipe {text!r} can't be read; write it as {EXAMPLE!r}.")
+        raise _unreadable(text)
     if name not in OPERATORS:
         raise OptionError(nearest(name, OPERATORS, kind="degradation"))
     known = list(inspect.signature(OPERATORS[name]).parameters)[2:]
-    parameters = []
+    parameters: dict[str, Any] = {}
     for keyword in call.keywords if call else []:
         if keyword.arg not in known:
             raise OptionError(nearest(str(keyword.arg), known, kind=f"parameter of {name}"))
+        if keyword.arg in parameters:
+            raise OptionError(f"The recipe names {name}'s {keyword.arg} twice.")
         try:
-            parameters.append((keyword.arg, ast.literal_eval(keyword.value)))
-        except ValueError as error:
-            raise OptionError(f"The value of {keyword.arg} in {text!r} is not a number or a text.") from error
-    return [(name, tuple(parameters))]
+            parameters[keyword.arg] = ast.literal_eval(keyword.value)
+        except (ValueError, TypeError) as error:
+            raise OptionError(f"The value of {keyword.arg} in {shown(text)} is not a number or a text.") from error
+    return [(name, tuple(parameters.items()))]

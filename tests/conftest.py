@@ -1,0 +1,69 @@
+"""What several folders of tests share: a photo, and networks made on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# The pictures are small: a second thread costs more than it brings, and results stay the same on every machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _tiny_net(seed: int = 0, **changes: Any) -> Any:
+    """A small network that isn't trained but does something: what starts at zero is random."""
+    import torch
+
+    from unires.denoise.compact import CompactConfig, CompactNet
+
+    torch.manual_seed(seed)
+    net = CompactNet(CompactConfig(**({"widths": (8, 8), "down": (1, 1), "up": (1,)} | changes)))
+    for p in (*net.leave.parameters(), *net.modulate.parameters()):
+        torch.nn.init.normal_(p, std=0.5 if p.dim() == 4 else 0.1)
+    return net
+
+
+@pytest.fixture
+def tiny_net() -> Any:
+    """A function (seed, **of CompactConfig) that makes a small network whose output differs from its input."""
+    return _tiny_net
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of such a network."""
+    import torch
+
+    from unires.denoise.checkpoint import save_net
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_net(_tiny_net(), folder, torch.float32)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_net: Any) -> Any:
+    """A denoiser of such a network, computing in float32."""
+    import torch
+
+    from unires.denoise.compact import CompactDenoiser
+
+    return CompactDenoiser(tiny_net(), "cpu", torch.float32)
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> Any:
+    """A natural photo, 512 x 512 x 3, uint8."""
+    from skimage import data
+
+    return data.astronaut()
+
+
+@pytest.fixture(scope="session")
+def photo(astronaut: Any) -> Any:
+    """The same as 1 x 3 x 256 x 256 in [0, 1]."""
+    import torch
+
+    return torch.from_numpy(astronaut[:256, 100:356].copy()).permute(2, 0, 1)[None].float() / 255
