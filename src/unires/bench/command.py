@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from unires.bench import named, report, sets
+from unires.bench import named, report, sets, speed
 from unires.bench.measures import find_lpips
 from unires.bench.methods import Ours
 from unires.bench.run import Bench, Store
@@ -39,15 +39,27 @@ def run(wanted: Wanted) -> str:
     out = Path(wanted.out)
     if wanted.what == "sets":
         return "\n".join(sets.names())
+    if wanted.what == "speed":
+        return _speed(wanted, out)
     bench = Bench(
         Ours(wanted.model, wanted.device), Store(out / "results.jsonl"), find_lpips(wanted.lpips), out / "inputs", log
     )
     scope = named.Scope(Path(wanted.data), wanted.photos, wanted.crop)
     log(f"Model {bench.ours.version}")  # unusable weights stop the run here, not photo by photo
-    tables = named.experts(bench, scope, wanted.peers)
+    tables = (named.experts(bench, scope, wanted.peers) if wanted.what == "experts" else named.mixtures(bench, scope))
     paths = report.write(tables, out, wanted.what)
     # the last table has every measure of every method: too long for a terminal
     return "\n\n".join([*(t.text() for t in tables[:-1]), f"All measures: {', '.join(map(str, paths))}"])
+
+
+def _speed(wanted: Wanted, out: Path) -> str:
+    ours = Ours(wanted.model, wanted.device)
+    figures = speed.measure(ours.restorer, large=not wanted.crop)
+    facts = speed.machine(ours.restorer, ours.version)
+    speed.remember(out / "speed.jsonl", figures, facts)
+    table = speed.table(figures, facts)
+    report.write([table], out, "speed")
+    return table.text()
 
 
 def log(line: str) -> None:

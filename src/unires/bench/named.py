@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unires.bench.measures import Mean, mean_interval
+from torch import Tensor
+
+from unires.bench import oracle
+from unires.bench.measures import mean_interval
 from unires.bench.report import Results, Table, overview, plain, signed
-from unires.bench.run import Bench
+from unires.bench.run import Bench, Row
 from unires.bench.sets import PhotoSet, open_sets
 
 FIVE = ("super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg")
@@ -127,9 +129,68 @@ def _scope_note(bench: Bench, scope: Scope, sets: Sequence[PhotoSet]) -> str:
     return f"Model {bench.ours.version}; at most {photos} photos a set{crop}; PSNR on sRGB values of 8-bit results."
 
 
-def gain_of_means(gains: Sequence[Mean]) -> float:
-    return math.fsum(g.value for g in gains) / len(gains)
+KEYS = (*FIVE, "blind", "keep")
+TUNING_PHOTOS, TUNING_CROP = 16, 384
 
 
-def replace_expert(sets: Sequence[PhotoSet], expert: str) -> list[PhotoSet]:
-    return [dataclasses.replace(s, expert=expert) for s in sets]
+def mixtures(bench: Bench, scope: Scope, extra: Sequence[str] = ()) -> list[Table]:
+    """Several degradations at once: each expert alone, blind, default; the best weights that a recipe, or a photo,
+    could have; and one fixed list for all, chosen on the tuning recipes and photos that no table uses."""
+    everywhere = tuned_weights(bench, scope)
+    sets = scope.open("mixtures")
+    rows: list[Row] = []
+    grams: dict[str, list[Tensor]] = {}
+    chosen: dict[str, Tensor] = {}
+    for s in sets:
+        if not s.missing:
+            grams[s.name], found = oracle.collect(bench, s, KEYS, singles=True)
+            chosen[s.name] = oracle.best_weights(grams[s.name])
+            rows += found
+    one = "" if everywhere is None else oracle.text_of(KEYS, everywhere)
+    texts = {name: oracle.text_of(KEYS, w) for name, w in chosen.items()}
+
+    def wanted(s: PhotoSet) -> list[str]:
+        return ["input", *KEYS[:-1], "default", *extra, *filter(None, (one, texts.get(s.name)))]
+
+    results = Results(bench.run(sets, wanted))
+    named_rows = [{**r, "method": BEST if r["method"] == texts.get(r["set"]) else ONE if r["method"] == one else
+                   r["method"]} for r in results.rows]
+    results = Results(named_rows)
+    head = ["mixture", "input", "best single", "blind", "default", "one for all", "best a recipe", "a photo",
+            "gain of the best", "weights"]
+    table = Table("Mixtures, one step: mean PSNR", head)
+    gains: list[list[float]] = []
+    for s in sets:
+        for reason in results.errors(s.name):
+            table.rows.append([s.name, reason, *[""] * 8])
+        if s.name not in chosen:
+            continue
+        mean = {m: results.mean(s.name, m).value for m in ("input", *KEYS[:-1], "default", ONE, BEST)}
+        single = max(FIVE, key=lambda m: mean[m])
+        gain = results.gain(s.name, BEST, "input")
+        photo = math.fsum(oracle.psnr_of(g, oracle.best_weights([g])) for g in grams[s.name]) / len(grams[s.name])
+        columns = [mean["input"], mean[single], mean["blind"], mean["default"], mean[ONE], mean[BEST], photo]
+        gains.append([*columns, gain.value])
+        table.rows.append([s.name, f"{columns[0]:.2f}", f"{columns[1]:.2f} {single}",
+                           *(f"{c:.2f}" for c in columns[2:]), signed(gain), oracle.describe(KEYS, chosen[s.name])])
+    if gains:
+        means = [math.fsum(column) / len(gains) for column in zip(*gains, strict=True)]
+        met = f"bar {MIXTURES_BAR:+.1f}: {'yes' if means[-1] >= MIXTURES_BAR else 'NO'}"
+        table.rows.append(["mean", *(f"{m:.2f}" for m in means[:-1]), f"{means[-1]:+.2f}", met])
+    table.notes += [_scope_note(bench, scope, sets),
+                    "Best a recipe: the fixed weights with the highest mean PSNR, found with the truth at hand. A "
+                    "photo: found for each photo, in closed form (neither clipped nor rounded). One for all: "
+                    f"{one or 'no tuning photos there'}, from the tuning recipes on other photos."]
+    return [table, overview(results, "All measures")]
+
+
+BEST, ONE = "best a recipe", "one for all"
+
+
+def tuned_weights(bench: Bench, scope: Scope) -> Tensor | None:
+    """One list of weights for all mixtures, best on the tuning recipes; None if their photos aren't there."""
+    photos = min(scope.photos or TUNING_PHOTOS, TUNING_PHOTOS)
+    crop = min(scope.crop or TUNING_CROP, TUNING_CROP)
+    sets = Scope(scope.data, photos, crop).open("tuning")
+    grams = [g for s in sets if not s.missing for g in oracle.collect(bench, s, KEYS, singles=False)[0]]
+    return oracle.best_weights(grams) if grams else None

@@ -94,6 +94,10 @@ class Bench:
             self.log(f"{photo_set.name}: {len(photo_set.files)} photos, {time.monotonic() - start:.0f} s")
         return rows
 
+    def lacks(self, row: Row) -> bool:
+        """Whether a measure is wanted that wasn't when the row was made."""
+        return self.lpips is not None and "lpips" not in row and not row.get("plain")
+
     def _open(self, text: str, photo_set: PhotoSet) -> tuple[Method | None, str | None]:
         key = (text, photo_set.expert)
         try:
@@ -115,7 +119,7 @@ class Bench:
                 "version": method.version,
             }
             known = self.store.rows.get(key_of(row))
-            if known is not None and (self.lpips is None or "lpips" in known or known.get("plain")):
+            if known is not None and not self.lacks(known):
                 rows.append(known)
                 continue
             try:

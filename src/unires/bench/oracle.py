@@ -1,0 +1,98 @@
+"""The best weights there are for a known truth: the ceiling for every way of choosing them.
+
+A step's result is linear in the weights, and these sum to one; so its error is the weighted sum of the experts' errors
+e_k, and its mean squared error w G w with G[k, l] = mean(e_k e_l): a K x K matrix a photo is all that has to be kept.
+The best weights of one photo solve G w = 1, scaled. The best fixed weights for many maximise their mean PSNR; found by
+reweighted least squares, as the gradient of the mean PSNR is that of the sum of errors, each divided by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unires.bench.run import Bench, Row, key_of
+from unires.bench.sets import Case, PhotoSet
+from unires.compose.experts import KEEP
+from unires.degrade import operators
+
+
+def gram(results: Sequence[Tensor], truth: Tensor) -> Tensor:
+    """G: K x K, float64, from the K experts' results and the truth, tensors of one shape."""
+    errors = torch.stack([r.flatten().double() - truth.flatten().double() for r in results])
+    return errors @ errors.T / truth.numel()
+
+
+def psnr_of(g: Tensor, w: Tensor) -> float:
+    """PSNR of weights w (K, float64, summing to one) on a photo with the matrix g; neither clipped nor rounded."""
+    return -10 * math.log10(max(1e-12, float(w @ g @ w)))
+
+
+def best_weights(grams: Sequence[Tensor], rounds: int = 30, ridge: float = 1e-7) -> Tensor:
+    """Weights (K, float64, summing to one, signs free) of the highest mean PSNR over the photos. ridge: a squared
+    error that a weight of 1 costs, so that experts that say the same share their weight evenly."""
+    k = len(grams[0])
+    ones = torch.ones(k).double()
+    w = ones / k
+    best, score = w, -math.inf
+    for _ in range(rounds):
+        total = torch.zeros(k, k).double()
+        for g in grams:
+            damped = g + ridge * torch.eye(k).double()
+            total += damped / float(w @ damped @ w)
+        w = torch.linalg.solve(total, ones)
+        w = w / w.sum()
+        now = math.fsum(psnr_of(g, w) for g in grams) / len(grams)
+        if now <= score + 1e-6:
+            break
+        best, score = w, now
+    return best
+
+
+def text_of(experts: Sequence[str], w: Tensor) -> str:
+    """As `--weights` takes them; what is under two thousandths is left out, the rest sums to one."""
+    kept = [(e, v) for e, v in zip(experts, w.tolist(), strict=True) if abs(v) >= 2e-3]
+    rest = 1 - math.fsum(v for _, v in kept)
+    return ",".join(f"{e}={v + rest / len(kept):.5f}" for e, v in kept)
+
+
+def describe(experts: Sequence[str], w: Tensor) -> str:
+    """For people: the weights that count, largest first."""
+    order = sorted(zip(experts, w.tolist(), strict=True), key=lambda p: -abs(p[1]))
+    return ", ".join(f"{e} {v:+.2f}" for e, v in order if abs(v) >= 0.02)
+
+
+def collect(bench: Bench, photo_set: PhotoSet, experts: Sequence[str], singles: bool) -> tuple[list[Tensor], list[Row]]:
+    """Every photo's matrix for the experts (`keep`, if wanted, last), one step; and with `singles`, the result row of
+    each of them alone, since the passes are there anyhow. Both are kept in the store and taken from it."""
+    grams, rows = [], []
+    names = [e for e in experts if e != KEEP]
+    for index, photo in enumerate(photo_set.photos):
+        base: Row = {"set": photo_set.name, "definition": photo_set.definition, "photo": photo}
+        key: Row = {**base, "method": f"oracle {','.join(experts)}", "version": bench.ours.version}
+        own: list[Row] = [{**base, "method": e, "version": bench.ours.version} for e in names if singles]
+        known = bench.store.rows.get(key_of(key))
+        done = [bench.store.rows.get(key_of(r)) for r in own]
+        if known is None or any(d is None or bench.lacks(d) for d in done):
+            case = photo_set.load(index, bench.cache)
+            assert case.gt is not None
+            results = _passes(bench, case, names)
+            matrix = gram([*results, *[case.lq] * (KEEP in experts)], case.gt)
+            known = {**key, "gram": matrix.tolist()}
+            bench.store.add(known)
+            done = []
+            for row, result in zip(own, results, strict=False):
+                row |= bench.quality(operators.round8(result), case.gt)
+                bench.store.add(row)
+                done.append(row)
+        rows += [d for d in done if d is not None]
+        grams.append(torch.tensor(known["gram"]).double())
+    return grams, rows
+
+
+def _passes(bench: Bench, case: Case, names: Sequence[str]) -> list[Tensor]:
+    restorer: Any = bench.ours.restorer
+    return [restorer.pixels(case.lq, weights=name).float().cpu() for name in names]
