@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from unires.denoise import number_type
 from unires.denoise.interface import Facts
 from unires.denoise.schedule import alpha_sigma
-from unires.errors import OptionError, nearest
+from unires.errors import OptionError, UniresError, nearest
 
 TASKS = ("blind", "super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg")
 # p_c, in the order of TASKS: one over the mean squared error of a degraded training input, pixels in [-1, 1], measured
@@ -218,7 +218,8 @@ class CompactDenoiser:
         severity: Sequence[float | None] | None = None,
     ) -> Tensor:
         """x_hat for B samples (see the interface). Any height and width; mirrored to a multiple inside. A result
-        that is not finite is computed again in float32. Raises OptionError for an unknown task."""
+        that is not finite is computed again in float32. Raises OptionError for an unknown task, UniresError where
+        float32 gives no numbers either."""
         for task in tasks:
             if task not in TASKS:
                 raise OptionError(nearest(task, TASKS, kind="task"))
@@ -234,6 +235,8 @@ class CompactDenoiser:
         out: Tensor = self.net(*inputs)
         if self.net is not self.exact and not bool(torch.isfinite(out).all()):
             out = self.exact(*inputs)
+        if not bool(torch.isfinite(out).all()):
+            raise UniresError("The model's result holds values that are no numbers; its weights may be damaged.")
         return out[..., :height, :width]
 
 
