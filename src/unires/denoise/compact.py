@@ -67,8 +67,9 @@ class Block(nn.Module):
         """x: B x width x H x W; scale, shift: B or 1 x width x 1 x 1. In place where nothing else needs the memory,
         whose traffic is what everything but the convolutions costs."""
         if len(scale) == 1:  # one task for all: modulate the kernels, which are fewer than the pixels
-            weight, bias = self.a.weight * scale.view(-1, 1, 1, 1), self.a.bias * scale.flatten() + shift.flatten()
-            h = F.conv2d(x, weight, bias, padding=1).relu_()
+            assert self.a.bias is not None
+            bias = torch.addcmul(shift.flatten(), self.a.bias, scale.flatten())
+            h = F.conv2d(x, self.a.weight * scale.view(-1, 1, 1, 1), bias, padding=1).relu_()
         else:
             h = torch.addcmul(shift, self.a(x), scale).relu_()
         if self.wide is not None:
