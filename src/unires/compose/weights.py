@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unires.compose.experts import KEEP, Expert
-from unires.errors import OptionError, UniresError
+from unires.errors import OptionError, UniresError, shown
 
 NEGLIGIBLE = 1e-3  # a smaller weight's expert is not run
 TOLERANCE = 1e-3  # how far a hand-written sum may be from one
@@ -102,12 +102,12 @@ class Weights:
 
     def __str__(self) -> str:
         """As `parse` reads it (maps: their mean)."""
-        mean = self.values.flatten(2).mean(dim=2) if self.values.dim() == 4 else self.values
-        lists = (
-            ",".join(f"{self.experts[i]}={float(mean[s, i]):.4g}" for i in self.active(s))
-            for s in range(self.steps)
-        )
-        return "; ".join(lists)
+
+        def one(step: int, expert: int) -> str:
+            value = float(self.at(step, expert, (1, 1)) if self.values.dim() == 2 else self.values[step, expert].mean())
+            return f"{self.experts[expert]}={f'{value:.4f}'.rstrip('0').rstrip('.')}"
+
+        return "; ".join(",".join(one(s, i) for i in self.active(s)) for s in range(self.steps))
 
     def save(self, path: Path) -> None:
         """As JSON: the experts' names and the values as nested lists."""
@@ -119,7 +119,7 @@ class Weights:
         """What `save` wrote. Raises UniresError if it is not that."""
         try:
             data = json.loads(Path(path).read_text())
-            names, values = data["experts"], torch.tensor(data["values"], dtype=torch.float32)
+            names, values = [str(n) for n in data["experts"]], torch.tensor(data["values"], dtype=torch.float32)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UniresError(f"{path} holds no weights.") from error
+            raise UniresError(f"{shown(path)} holds no weights.") from error
         return cls(tuple(Expert.parse(n, tasks) for n in names), values)

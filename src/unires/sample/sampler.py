@@ -21,6 +21,7 @@ from unires.compose.experts import KEEP
 from unires.compose.weights import Weights
 from unires.denoise.interface import Denoiser
 from unires.denoise.schedule import alpha_sigma
+from unires.errors import OptionError, nearest
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,10 @@ def sample(
     callback: Callback | None = None,
 ) -> Tensor:
     """Restore pixels (B x 3 x H x W in [0, 1]) with the experts weighted by `weights`; returns the same shape,
-    not clipped. noise: z_1, unit Gaussian samples; with one step it is not looked at and may be None."""
+    not clipped. noise: z_1, unit Gaussian samples; with one step it is not looked at and may be None. Raises
+    OptionError for an unknown solver."""
+    if solver not in SOLVERS:
+        raise OptionError(nearest(solver, SOLVERS, kind="solver"))
     conditions = Conditions(denoiser, pixels)
     if noise is None:
         noise = torch.zeros_like(conditions("lq", None))
