@@ -138,8 +138,8 @@ class CompactNet(nn.Module):
         """F: B x 3 x H x W from two of the same shape, sides multiples of `config.multiple`."""
         kind = self.enter.weight.dtype
         numbers = iter(self.modulate(embedding)[:, :, None, None].split(self.modulated, dim=1))
-        x = torch.cat((z, c), dim=1).to(kind, memory_format=torch.channels_last)
-        x = F.conv2d(x, _unshuffled(self.enter.weight), self.enter.bias, stride=2, padding=2)
+        x = F.pixel_unshuffle(torch.cat((z, c), dim=1).to(kind), 2).contiguous(memory_format=torch.channels_last)
+        x = self.enter(x)
         skips: list[Tensor] = []
         for i, blocks in enumerate(self.down):
             x = _run(blocks, x, numbers)
@@ -174,14 +174,6 @@ class CompactNet(nn.Module):
         out = self.residual(alpha * z, condition, embedding).float()
         base = (alpha / sigma**2 / total * z).addcmul_(p_c / total, condition)
         return base.addcmul_(out, total.rsqrt())
-
-
-def _unshuffled(weight: Tensor) -> Tensor:
-    """A 3x3 kernel over a picture pixel-unshuffled by 2 as the 6x6 kernel of stride 2 that does the same to the
-    picture itself: out x 4 channels x 3 x 3 to out x channels x 6 x 6. It saves moving every pixel once."""
-    out, channels = weight.shape[0], weight.shape[1] // 4
-    parts = weight.reshape(out, channels, 2, 2, 3, 3).permute(0, 1, 4, 2, 5, 3)
-    return parts.reshape(out, channels, 6, 6)
 
 
 def _blocks(width: int, count: int, wide: bool) -> nn.ModuleList:
