@@ -81,9 +81,12 @@ def _from_pil(image: Any) -> tuple[Tensor, Back]:
     if image.mode not in ("L", "RGB", "RGBA", "P", "1", "LA", "PA"):
         raise UniresError(f"PIL images of mode {image.mode} can't be restored; convert it to RGB first.")
     has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    plain = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGBA" if has_alpha else "RGB")
     if image.mode == "1":
         plain = image.convert("L")
+    elif has_alpha:
+        plain = image if image.mode == "RGBA" else image.convert("RGBA")
+    else:
+        plain = image if image.mode in ("L", "RGB") else image.convert("RGB")
     pixels, inner = _from_numpy(np.array(plain))
 
     def back(y: Tensor) -> Any:

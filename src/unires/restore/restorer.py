@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unires.compose import presets
 from unires.compose.weights import Weights
 from unires.degrade import resample
+from unires.degrade.recipe import checked_seed
 from unires.denoise.checkpoint import load_denoiser
 from unires.denoise.interface import Denoiser
 from unires.errors import OptionError
@@ -77,10 +79,13 @@ class Restorer:
         error) to 0 (crispest). seed: of the noise that sampling with several steps starts from. progress: called
         with the share done. Raises UniresError in one sentence."""
         pixels, back = open_picture(image)
-        return back(self.pixels(
+        restored = self.pixels(
             pixels, weights=weights, steps=steps, fidelity=fidelity, scale=scale, seed=seed,
             solver=solver, tile=tile, progress=progress,
-        ))
+        )
+        if restored is pixels:  # untouched: what came in goes out, not what survives float32 and back
+            return image.clone() if isinstance(image, Tensor) else image.copy()
+        return back(restored)
 
     restore = __call__
 
@@ -90,7 +95,7 @@ class Restorer:
         """Check the options and settle what they leave open. Raises OptionError."""
         if not (isinstance(scale, (int, float)) and 1 <= scale <= LARGEST_SCALE):
             raise OptionError(f"The scale is a number from 1 to {LARGEST_SCALE:g}, not {scale!r}.")
-        if fidelity is not None and not 0 <= fidelity <= 1:
+        if fidelity is not None and not (isinstance(fidelity, (int, float)) and 0 <= fidelity <= 1):
             raise OptionError(f"The fidelity is a number from 0 to 1, not {fidelity!r}.")
         if steps is not None and not (isinstance(steps, int) and 1 <= steps <= MOST_STEPS):
             raise OptionError(f"The steps are a whole number from 1 to {MOST_STEPS}, not {steps!r}.")
@@ -120,6 +125,7 @@ class Restorer:
     ) -> Tensor:
         """As `__call__`, for B x 3 x H x W in [0, 1]; the result is not clipped. It may be the input itself."""
         chosen, count = self.plan(weights, steps, fidelity, scale)
+        seed = checked_seed(seed)
         facts = self.denoiser.facts
         x = pixels
         if scale != 1:
@@ -143,7 +149,12 @@ class Restorer:
         height, width = x.shape[-2:]
         plan = plan_tiles(height, width, max(tile, 4 * facts.reach), 3 * facts.reach, margin=facts.reach,
                           multiple=facts.multiple)
-        noise = self._noise(x, seed) if steps > 1 else None
+        own = x.shape[1]
+        whole = x if steps == 1 else torch.cat((x, self._noise(x, seed)), dim=1)
+        maps = weights.values if weights.values.dim() == 4 and len(plan) > 1 else None
+        if maps is not None:  # the maps are of the whole picture, and are cut as it is
+            fitted = F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
+            whole = torch.cat((whole, fitted.flatten(0, 1).to(x).expand(len(x), -1, -1, -1)), dim=1)
         done = 0
 
         def after(state: State) -> None:
@@ -152,23 +163,25 @@ class Restorer:
 
         def one(part: Tensor) -> Tensor:
             nonlocal done
-            own = part[:, :3]
-            z = None if noise is None else part[:, 3:].to(self.device)
-            out = sample(self.denoiser, own, weights, steps=steps, noise=z, solver=solver, callback=after)
+            z = None if steps == 1 else part[:, own : own + facts.channels].to(self.device)
+            here = weights
+            if maps is not None:
+                cut = part[0, -maps.shape[0] * maps.shape[1] :]
+                here = Weights(weights.experts, cut.reshape(*maps.shape[:2], *cut.shape[-2:]))
+            out = sample(self.denoiser, part[:, :own], here, steps=steps, noise=z, solver=solver, callback=after)
             done += 1
             return out.to(x.device)
 
-        if len(plan) == 1:
-            return one(x if noise is None else torch.cat((x, noise), dim=1)), 1
-        whole = x if noise is None else torch.cat((x, noise), dim=1)
-        return run_tiles(one, whole, plan), len(plan)
+        return (one(whole), 1) if len(plan) == 1 else (run_tiles(one, whole, plan), len(plan))
 
     def _noise(self, x: Tensor, seed: int) -> Tensor:
-        """z_1 for the whole picture from one generator, so that tiles share it."""
+        """z_1 for the whole picture from one generator, so that tiles share it, and so that each picture of a batch
+        becomes what it would have become alone."""
         facts = self.denoiser.facts
         if facts.reduction != 1:
             raise OptionError("Tiled sampling of latents is not built yet.")
-        return torch.randn(x.shape[0], facts.channels, *x.shape[-2:], generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(1, facts.channels, *x.shape[-2:], generator=torch.Generator().manual_seed(seed))
+        return noise.to(x).expand(len(x), -1, -1, -1)
 
 
 def pick_device(name: str) -> str:
