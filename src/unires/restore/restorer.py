@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unires.compose import presets
+from unires.compose.conditions import Conditions
 from unires.compose.weights import Weights
 from unires.degrade import resample
 from unires.degrade.recipe import checked_seed
 from unires.denoise.checkpoint import load_denoiser
 from unires.denoise.interface import Denoiser
 from unires.errors import OptionError
-from unires.photo.tiles import plan_tiles, run_tiles
+from unires.photo.tiles import Blender, TilePlan, Window, cut, plan_tiles
 from unires.restore.pictures import open_picture
-from unires.sample.sampler import State, sample
+from unires.sample.sampler import SOLVERS, State, check_solver, composed_estimate, sample, times
 
 Progress = Callable[[float], None]  # called with the share that is done, 0 to 1
 TILE = 768  # pixels a side: larger pictures are restored in overlapping tiles
@@ -126,6 +127,7 @@ class Restorer:
         """As `__call__`, for B x 3 x H x W in [0, 1]; the result is not clipped. It may be the input itself."""
         chosen, count = self.plan(weights, steps, fidelity, scale)
         seed = checked_seed(seed)
+        check_solver(solver)
         facts = self.denoiser.facts
         x = pixels
         if scale != 1:
@@ -149,30 +151,52 @@ class Restorer:
         height, width = x.shape[-2:]
         plan = plan_tiles(height, width, max(tile, 4 * facts.reach), 3 * facts.reach, margin=facts.reach,
                           multiple=facts.multiple)
-        own = x.shape[1]
-        whole = x if steps == 1 else torch.cat((x, self._noise(x, seed)), dim=1)
-        maps = weights.values if weights.values.dim() == 4 and len(plan) > 1 else None
-        if maps is not None:  # the maps are of the whole picture, and are cut as it is
-            fitted = F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
-            whole = torch.cat((whole, fitted.flatten(0, 1).to(x).expand(len(x), -1, -1, -1)), dim=1)
-        done = 0
+        noise = self._noise(x, seed) if steps > 1 else None
+        if len(plan) > 1:
+            return self._in_tiles(x, noise, weights, steps, solver, plan, progress), len(plan)
 
         def after(state: State) -> None:
             if progress:
-                progress((done + (state.step + 1) / state.steps) / len(plan))
+                progress((state.step + 1) / state.steps)
 
-        def one(part: Tensor) -> Tensor:
+        z = None if noise is None else noise.to(self.device)
+        out = sample(self.denoiser, x, weights, steps=steps, noise=z, solver=solver, callback=after)
+        return out.to(x.device), 1
+
+    def _in_tiles(
+        self, x: Tensor, noise: Tensor | None, weights: Weights, steps: int, solver: str, plan: TilePlan,
+        progress: Progress | None,
+    ) -> Tensor:
+        """Every step is computed in tiles and blended to a whole before the next: what a tile gets wrong near its
+        border can't grow from step to step."""
+        values = weights.values
+        if values.dim() == 4:  # the maps are of the whole picture, and are cut as it is
+            size = x.shape[-2], x.shape[-1]
+            values = F.interpolate(values, size=size, mode="bilinear", align_corners=False)
+        whole = Conditions(self.denoiser, x)
+        done = 0
+
+        def estimate(z: Tensor, t: float, step: int, relay: Tensor | None) -> Tensor:
             nonlocal done
-            z = None if steps == 1 else part[:, own : own + facts.channels].to(self.device)
-            here = weights
-            if maps is not None:
-                cut = part[0, -maps.shape[0] * maps.shape[1] :]
-                here = Weights(weights.experts, cut.reshape(*maps.shape[:2], *cut.shape[-2:]))
-            out = sample(self.denoiser, part[:, :own], here, steps=steps, noise=z, solver=solver, callback=after)
-            done += 1
-            return out.to(x.device)
+            blender = Blender(plan)
+            for window in plan:
+                here = Weights(weights.experts, cut(values, window)) if values.dim() == 4 else weights
 
-        return (one(whole), 1) if len(plan) == 1 else (run_tiles(one, whole, plan), len(plan))
+                def conditions(name: str, relay: Tensor | None, window: Window = window) -> Tensor:
+                    own: Tensor = cut(whole(name, relay), window)
+                    return own.to(self.device)
+
+                part = cut(z, window).to(self.device)
+                out = composed_estimate(self.denoiser, conditions, here, part, t, step, relay)
+                blender.add(window, out.to(x.device))
+                done += 1
+                if progress:
+                    progress(done / (len(plan) * steps))
+            blended: Tensor = blender.picture()
+            return blended
+
+        z = torch.zeros_like(x) if noise is None else noise
+        return self.denoiser.decode(SOLVERS[solver](estimate, z, times(steps), None))
 
     def _noise(self, x: Tensor, seed: int) -> Tensor:
         """z_1 for the whole picture from one generator, so that tiles share it, and so that each picture of a batch

@@ -37,6 +37,7 @@ class State:
 
 
 Estimate = Callable[[Tensor, float, int, Tensor | None], Tensor]
+Condition = Callable[[str, Tensor | None], Tensor]
 Callback = Callable[[State], None]
 Solver = Callable[[Estimate, Tensor, Sequence[float], Callback | None], Tensor]
 
@@ -47,9 +48,11 @@ def times(steps: int) -> list[float]:
 
 
 def composed_estimate(
-    denoiser: Denoiser, conditions: Conditions, weights: Weights, z: Tensor, t: float, step: int, relay: Tensor | None
+    denoiser: Denoiser, conditions: Condition, weights: Weights, z: Tensor, t: float, step: int, relay: Tensor | None
 ) -> Tensor:
-    """x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k). All experts of the step run as one batch; `keep` runs nothing."""
+    """x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k). All experts of the step run as one batch; `keep` runs nothing.
+
+    conditions: `Conditions`, or another function of a condition's name and the relay."""
     used = weights.active(step)
     networks = [k for k in used if weights.experts[k].task != KEEP]
     parts: dict[int, Tensor] = {k: conditions("lq", None) for k in used if k not in networks}
@@ -121,6 +124,12 @@ def log_ratio(t: float) -> float:
 SOLVERS: dict[str, Solver] = {"ddim": ddim, "multistep": multistep}
 
 
+def check_solver(name: str) -> None:
+    """Raises OptionError for an unknown one."""
+    if name not in SOLVERS:
+        raise OptionError(nearest(name, SOLVERS, kind="solver"))
+
+
 def sample(
     denoiser: Denoiser,
     pixels: Tensor,
@@ -134,8 +143,7 @@ def sample(
     """Restore pixels (B x 3 x H x W in [0, 1]) with the experts weighted by `weights`; returns the same shape,
     not clipped. noise: z_1, unit Gaussian samples; with one step it is not looked at and may be None. Raises
     OptionError for an unknown solver."""
-    if solver not in SOLVERS:
-        raise OptionError(nearest(solver, SOLVERS, kind="solver"))
+    check_solver(solver)
     conditions = Conditions(denoiser, pixels)
     if noise is None:
         noise = torch.zeros_like(conditions("lq", None))
