@@ -65,7 +65,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """x: B x width x H x W; scale, shift: B or 1 x width x 1 x 1."""
-        h = torch.addcmul(shift, self.a(x), scale).relu_()  # in place where nothing else needs the memory
+        # in place where nothing else needs the memory; leaky, as plain ReLUs died in all levels but the first
+        h = F.leaky_relu_(torch.addcmul(shift, self.a(x), scale), 0.2)
         if self.wide is not None:
             h = self.wide(h).add_(h)
         change: Tensor = self.b(h)
@@ -131,18 +132,20 @@ class CompactNet(nn.Module):
     def residual(self, z: Tensor, c: Tensor, embedding: Tensor) -> Tensor:
         """F: B x 3 x H x W from two of the same shape, sides multiples of `config.multiple`."""
         kind = self.enter.weight.dtype
-        numbers = iter(self.modulate(embedding)[:, :, None, None].split(self.modulated, dim=1))
+        # scaled so that one optimiser step moves a modulation by about the learning rate, not by `width` times it
+        numbers = self.modulate(embedding / embedding.shape[1] ** 0.5)[:, :, None, None]
+        parts = iter(numbers.split(self.modulated, dim=1))
         x = F.pixel_unshuffle(torch.cat((z, c), dim=1).to(kind), 2).contiguous(memory_format=torch.channels_last)
         x = self.enter(x)
         skips: list[Tensor] = []
         for i, blocks in enumerate(self.down):
-            x = _run(blocks, x, numbers)
+            x = _run(blocks, x, parts)
             if i < len(self.reduce):
                 skips.append(x)
                 x = self.reduce[i](x)
         for i in reversed(range(len(self.up))):
             x = skips.pop() + F.pixel_shuffle(self.enlarge[i](x), 2)
-            x = _run(self.up[i], x, numbers)
+            x = _run(self.up[i], x, parts)
         return F.pixel_shuffle(self.leave(x), 2)
 
     def condition_precision(self, task: Tensor, has_condition: Tensor) -> Tensor:
