@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unires.errors import OptionError, PhotoError, UniresError, nearest, shown
-from unires.photo import Photo, check_output, read_photo, write_photo
+from unires.photo import Photo, check_output, read_photo, tiff, write_photo
 from unires.photo import atomic as atomic_module
 from unires.photo import encode as encode_module
 
@@ -185,7 +185,11 @@ def test_the_limit_of_pixels_can_be_set(saved: Callable[..., Path], noise: Calla
         assert read_photo(path, max_pixels=400).width == 20
 
 
-def test_a_huge_tile_in_a_small_tiff(tmp_path: Path, noise: Callable[..., Any]) -> None:
+def test_a_huge_tile_in_a_small_tiff(
+    tmp_path: Path, noise: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Any] = []
+    monkeypatch.setattr(tiff, "decode", lambda *arguments: decoded.append(arguments))
     tifffile.imwrite(tmp_path / "photo.tif", noise(32, 32, 3), photometric="rgb", tile=(16, 16))
     raw = bytearray((tmp_path / "photo.tif").read_bytes())
     with tifffile.TiffFile(tmp_path / "photo.tif") as file:
@@ -194,6 +198,7 @@ def test_a_huge_tile_in_a_small_tiff(tmp_path: Path, noise: Callable[..., Any]) 
             raw[place.offset + 2 : place.offset + 12] = struct.pack("<HII", 4, 1, 1_000_000_000)
     (tmp_path / "photo.tif").write_bytes(raw)
     refused(tmp_path / "photo.tif", "damaged")
+    assert not decoded  # room for the tile would have been made
 
 
 @pytest.mark.parametrize("name", ["png", "webp", "avif", "tif"])

@@ -208,6 +208,9 @@ def test_thumbnails_show_the_new_photo(
     shown = Image.open(io.BytesIO(new[at : at + len(thumbnail)]))
     assert shown.size[0] < shown.size[1] and max(shown.size) <= 160  # upright like the photo
     assert np.abs(np.asarray(shown).astype(int) - 64).max() < 4
+    order, _, following, _ = exif_block._main(new)
+    entries, _, _ = exif_block.read_table(lambda at, n: new[at : at + n], order, following)
+    assert exif_block.number(entries, 0x0112, order) == 1
     # Where no thumbnail fits, its table is unlinked: better none than a wrong one.
     tiny = make_exif(1, thumbnail=old.getvalue()[:40])
     photo = read_photo(saved("tiny.jpg", smooth(37, 53), exif=b"Exif\0\0" + tiny))
@@ -251,6 +254,9 @@ def test_an_unchanged_lossy_photo_is_copied_byte_for_byte(
         write_photo(changed, out, **options)  # type: ignore[arg-type]
         assert out.read_bytes() != path.read_bytes()
         assert read_photo(out).width == changed.width
+    other = "webp" if name != "webp" else "avif"
+    write_photo(photo.replace(format=other.upper()), tmp_path / f"other.{other}")
+    assert read_photo(tmp_path / f"other.{other}").format == other.upper()
 
 
 @pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
@@ -413,5 +419,7 @@ TABLE = st.lists(ENTRY, max_size=5, unique_by=lambda e: e.tag)
 def test_tables_are_built_and_taken_apart_again(order: str, main: Any, sub: Any, gps: Any, interop: Any) -> None:
     back = exif_block.parse(exif_block.build(exif_block.Tables(order, main, sub, gps, interop)))
     assert back.order == order
+    # Values of more than four bytes lie at even addresses, as TIFF wants.
+    assert all(e.at % 2 == 0 for t in (back.main, back.exif, back.gps, back.interop) for e in t if e.length > 4)
     for mine, theirs in ((main, back.main), (sub, back.exif), (gps, back.gps), (interop, back.interop)):
         assert [(e.tag, e.value) for e in theirs] == sorted((e.tag, e.value) for e in mine)

@@ -377,6 +377,16 @@ def test_filled_colours_come_from_near() -> None:
     assert shown[:, :16].max() <= 0.1 and shown[:, 24:].mean() > 0.3
 
 
+def test_holes_are_filled_from_next_to_them() -> None:
+    x = np.linspace(0, 1, 64, dtype=np.float32)
+    pixels = np.broadcast_to(x[None, :, None], (64, 64, 3)).copy()
+    alpha = np.ones((64, 64), dtype=np.float32)
+    alpha[5:59, 5:59] = 0
+    shown = Photo(pixels * alpha[..., None], alpha=alpha).visible()
+    assert np.abs(shown - pixels)[5:59, [5, 58]].max() < 0.04
+    assert np.abs(shown - pixels).max() < 0.3
+
+
 def test_alpha_follows_a_change_of_size() -> None:
     alpha = np.zeros((10, 20), dtype=np.float32)
     alpha[:, 10:] = 1

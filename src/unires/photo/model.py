@@ -131,7 +131,7 @@ class Photo:
 def fingerprint(photo: Photo, samples: IntArray) -> bytes:
     """A number for the photo's samples (as in its file, but upright) and all its metadata together."""
     state = hashlib.blake2b(np.ascontiguousarray(samples).data, digest_size=16)
-    carried = (photo.icc, photo.exif, photo.xmp, photo.iptc, photo.dpi, photo.comment)
+    carried = (photo.format, photo.icc, photo.exif, photo.xmp, photo.iptc, photo.dpi, photo.comment)
     state.update(repr((samples.shape, carried)).encode())
     return state.digest()
 
