@@ -3,62 +3,158 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unires.bench import named, report, sets, speed
-from unires.bench.measures import find_lpips
+from unires.bench import dials, document, named, page, parallel, plots, profile, report, sets, speed
+from unires.bench.measures import Extra, find_lpips, lpips_path
 from unires.bench.methods import Ours
-from unires.bench.run import Bench, Store
-from unires.errors import OptionError, nearest
+from unires.bench.peers import PEERS
+from unires.bench.report import Results, Table
+from unires.bench.run import Bench, Job, Store
+from unires.bench.sets import PhotoSet
+from unires.errors import OptionError, UniresError, nearest
 
-RUNS = ("experts", "mixtures", "main", "speed", "sets")
+Quality = Callable[[Bench, named.Scope], list[Table]]
+QUALITY: dict[str, Quality] = {
+    "experts": named.experts, "mixtures": named.mixtures, "main": named.main, "dial": dials.dial,
+    "precision": dials.precision,
+}
+RUNS = (*QUALITY, "compare", "speed", "profile", "sets", "docs")
+WORST_CASES = 24
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The options of `unires bench`."""
+    """The options of `unires bench`; `words` is the command line, for the reports."""
 
     what: str
+    sets: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    against: str = "input"
     data: str = "../shared/data"
     out: str = "runs/bench"
     photos: int = 0
     crop: int = 0
     peers: bool = False
+    pages: bool = False
     lpips: str | None = None
+    extra: tuple[str, ...] = ()
     device: str = "auto"
     model: str | None = None
+    workers: int = 1
+    docs: str = "docs/benchmarks.md"
+    words: tuple[str, ...] = ()
 
 
 def run(wanted: Wanted) -> str:
     """Run it; returns the tables as text. Raises UniresError in one sentence."""
+    if not wanted.what:
+        raise OptionError(f"Say what to measure: {', '.join(RUNS)} (see `unires bench --help`).")
     if wanted.what not in RUNS:
         raise OptionError(nearest(wanted.what, RUNS, kind="run"))
-    if wanted.photos < 0 or wanted.crop < 0 or 0 < wanted.crop < 16:
-        raise OptionError("The photos are a whole number, and a crop has at least 16 pixels a side.")
+    if wanted.photos < 0 or wanted.crop < 0 or 0 < wanted.crop < 16 or wanted.workers < 1:
+        raise OptionError("Photos and workers are whole numbers, and a crop has at least 16 pixels a side.")
     out = Path(wanted.out)
     if wanted.what == "sets":
-        return "\n".join(sets.names())
-    if wanted.what == "speed":
-        return _speed(wanted, out)
-    bench = Bench(
-        Ours(wanted.model, wanted.device), Store(out / "results.jsonl"), find_lpips(wanted.lpips), out / "inputs", log
-    )
-    scope = named.Scope(Path(wanted.data), wanted.photos, wanted.crop)
+        return _list_sets(Path(wanted.data))
+    if wanted.what == "docs":
+        found = document.write(out, Path(wanted.docs), "unires bench docs")
+        return f"Written to {wanted.docs}: {', '.join(found)}."
+    if wanted.what in ("speed", "profile"):
+        return _speed(wanted, out) if wanted.what == "speed" else _profile(wanted, out)
+    return _quality(wanted, out)
+
+
+def _list_sets(data: Path) -> str:
+    lines = []
+    for name in sets.names():
+        for s in sets.open_sets(name, data):
+            lines.append(f"{name:16} {s.name:56} {s.missing or f'{len(s.files)} photos'}")
+    return "\n".join(lines)
+
+
+def _quality(wanted: Wanted, out: Path) -> str:
+    if wanted.what == "compare" and not (wanted.sets and wanted.methods):
+        raise OptionError("Say what to compare: --set NAME and --method NAME, each as often as needed.")
+    bench = open_bench(wanted, out)
     log(f"Model {bench.ours.version}")  # unusable weights stop the run here, not photo by photo
-    tables = (named.experts(bench, scope, wanted.peers) if wanted.what == "experts" else named.mixtures(bench, scope))
-    paths = report.write(tables, out, wanted.what)
-    # the last table has every measure of every method: too long for a terminal
-    return "\n\n".join([*(t.text() for t in tables[:-1]), f"All measures: {', '.join(map(str, paths))}"])
+    scope = named.Scope(Path(wanted.data), wanted.photos, wanted.crop, wanted.methods)
+    if wanted.what == "compare":
+        tables = named.compare(bench, scope, wanted.sets, wanted.against)
+    elif wanted.what == "experts":
+        tables = named.experts(bench, scope, wanted.peers)
+    else:
+        tables = QUALITY[wanted.what](bench, scope)
+    pictures, written = _pages(bench, scope, wanted, out) if wanted.pages else ([], [])
+    facts = document.facts(wanted.words, bench.ours.restorer.device)
+    paths = report.write(tables, out, wanted.what, facts, pictures)
+    # what has every measure of every method is too long for a terminal, but for the runs that are about that
+    shown = tables if wanted.what in ("main", "compare") else tables[:-1]
+    return "\n\n".join([*(t.text() for t in shown), f"Written: {', '.join(map(str, [*paths, *written]))}"])
+
+
+def open_bench(wanted: Wanted, out: Path) -> Bench:
+    """What all quality runs share. With several workers, each run first happens in them."""
+    from unires.restore.restorer import pick_device
+
+    device = pick_device(wanted.device)
+    results, cache = out / "results.jsonl", out / "inputs"
+    parallel.gather(results)
+    bench = Bench(
+        Ours(wanted.model, wanted.device), Store(results), find_lpips(wanted.lpips, device), cache,
+        Extra(wanted.extra, device), wanted.workers == 1, log,
+    )
+    plan = parallel.Plan(results, cache, wanted.model, wanted.device, lpips_path(wanted.lpips), wanted.extra)
+
+    def spread(photo_sets: Sequence[PhotoSet], job: Job) -> None:
+        parallel.spread(plan, photo_sets, job, wanted.workers)
+        parallel.gather(results)
+        bench.store.read()
+
+    bench.spread = spread if wanted.workers > 1 else None
+    return bench
+
+
+def _pages(bench: Bench, scope: named.Scope, wanted: Wanted, out: Path) -> tuple[list[str], list[Path]]:
+    """The page of worst cases and the plot, from all rows that the run used: (names of pictures, what was written)."""
+    photo_sets = scope.open(*(wanted.sets if wanted.what == "compare" else ("singles", *named.REAL, "mixtures")))
+    results = Results(bench.seen)
+    ours = wanted.methods[-1:] if wanted.what == "compare" else ("expert", "default")
+    others = ("input", *PEERS, *wanted.methods)
+    target, picture = out / f"{wanted.what}.html", out / f"{wanted.what}.png"
+    page.write(bench, page.worst(results, photo_sets, ours, others, WORST_CASES), target)
+    try:
+        if plots.perception(results, picture):
+            return [picture.name], [target, picture]
+        log("No plot: it needs LPIPS (--lpips FILE).")
+    except UniresError as error:
+        log(f"No plot: {error}")
+    return [], [target]
 
 
 def _speed(wanted: Wanted, out: Path) -> str:
     ours = Ours(wanted.model, wanted.device)
     figures = speed.measure(ours.restorer, large=not wanted.crop)
     facts = speed.machine(ours.restorer, ours.version)
-    speed.remember(out / "speed.jsonl", figures, facts)
+    history = out / "speed.jsonl"
+    speed.remember(history, figures, facts)
     table = speed.table(figures, facts)
-    report.write([table], out, "speed")
+    pictures = []
+    try:
+        pictures = ["speed.png"] if plots.history(history, out / "speed.png") else []
+    except UniresError as error:
+        log(f"No plot: {error}")
+    report.write([table], out, "speed", document.facts(wanted.words, ours.restorer.device), pictures)
+    return table.text()
+
+
+def _profile(wanted: Wanted, out: Path) -> str:
+    ours = Ours(wanted.model, wanted.device)
+    facts = speed.machine(ours.restorer, ours.version)
+    table = profile.table(profile.measure(wanted.model, wanted.device), facts)
+    report.write([table], out, "profile", document.facts(wanted.words, ours.restorer.device))
     return table.text()
 
 

@@ -5,11 +5,13 @@ the CPU). Results are clipped and rounded to 8 bits before they get here, as fil
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -133,8 +135,45 @@ class Lpips:
 def find_lpips(option: str | None, device: str = "cpu") -> Lpips | None:
     """LPIPS from the option, else from the environment variable, else None. Raises UniresError for a file that was
     named but is unusable."""
+    path = lpips_path(option)
+    return Lpips(path, device) if path else None
+
+
+def lpips_path(option: str | None) -> Path | None:
+    """Where the weights are said to be."""
     path = option or os.environ.get(LPIPS_VARIABLE)
-    return Lpips(Path(path), device) if path else None
+    return Path(path) if path else None
+
+
+class Extra:
+    """More measures by their names in the package `pyiqa` (niqe, dists, musiq, ...), if it is installed. It and many of
+    its weights are licensed for non-commercial use: see its own pages before a figure leaves the house."""
+
+    def __init__(self, names: Sequence[str] = (), device: str = "cpu") -> None:
+        """Raises UniresError for a name that it doesn't know, and if it isn't installed."""
+        self.names: tuple[str, ...] = tuple(names)
+        self.functions: list[Any] = []
+        if not names:
+            return
+        try:
+            pyiqa = importlib.import_module("pyiqa")
+        except ImportError as error:
+            raise UniresError("pyiqa is not installed (pip install pyiqa; non-commercial licence).") from error
+        for name in names:
+            try:
+                self.functions.append(pyiqa.create_metric(name, device=torch.device(device)))
+            except Exception as error:  # it raises what it likes, also for weights that it can't download
+                raise UniresError(f"pyiqa has no measure {shown(name)} ready: {str(error).strip()}.") from error
+
+    def __call__(self, out: Tensor, truth: Tensor | None) -> dict[str, float]:
+        """By name, for one picture; those that need a truth are NaN without one."""
+        values: dict[str, float] = {}
+        for name, function in zip(self.names, self.functions, strict=True):
+            if getattr(function, "metric_mode", "FR") == "NR":
+                values[name] = float(function(out))
+            else:
+                values[name] = math.nan if truth is None else float(function(out, truth))
+        return values
 
 
 @dataclass(frozen=True)

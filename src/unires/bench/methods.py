@@ -4,7 +4,7 @@
     expert                       the expert that the set's degradation belongs to, one step
     default                      `unires restore` without options
     blind, denoise, ...          one expert; or any weights: "denoise=0.7,motion-deblur=0.3; dejpeg@relay"
-    ...  [steps=8 fidelity=0]    dials after it, in brackets
+    ... [steps=8 fidelity=0]     dials after it, in brackets; exact=1: computed in float32
     bm3d, nlm, ...               peers (`unires.bench.peers`)
     spandrel:FILE  onnx:FILE  cmd:PROGRAM ... {input} ... {output}"""
 
@@ -12,42 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from unires.bench import peers, programs
+from unires.bench.interface import Answer, Method, NotApplicable
 from unires.bench.sets import Case, PhotoSet
 from unires.errors import OptionError, UniresError, nearest
 
 INPUT, EXPERT, DEFAULT = "input", "expert", "default"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A restored photo, 1 x 3 x H x W in about [0, 1]; network passes it cost (0 for peers); and what to know about
-    it, such as the strength that was best."""
-
-    pixels: Tensor
-    passes: int = 0
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Method:
-    """`version` identifies what stands behind the name (weights, package version): results of another version are
-    not reused. `oracle` says that it was told something that a user does not know."""
-
-    name: str
-    run: Callable[[Case], Answer] = field(compare=False)
-    version: str = ""
-    oracle: str = ""
-
-
-class NotApplicable(UniresError):
-    """The method has no meaning for that set (a kernel is wanted where none is known); it gets no row."""
 
 
 class Ours:
@@ -56,6 +29,7 @@ class Ours:
     def __init__(self, model: str | None = None, device: str = "auto") -> None:
         self.model, self.device = model, device
         self._restorer: Any = None
+        self._in_float32: Any = None
 
     @property
     def restorer(self) -> Any:
@@ -64,6 +38,19 @@ class Ours:
 
             self._restorer = Restorer.from_pretrained(self.model, self.device)
         return self._restorer
+
+    def _exact(self) -> Any:
+        """The same model, computed in float32."""
+        if self._in_float32 is None:
+            import torch
+
+            from unires.denoise.checkpoint import load_denoiser
+            from unires.restore.restorer import Restorer
+
+            folder = None if self.model is None else Path(self.model)
+            device = self.restorer.device
+            self._in_float32 = Restorer(load_denoiser(folder, device, torch.float32), device)
+        return self._in_float32
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -78,17 +65,17 @@ class Ours:
     def method(self, name: str, text: str | None, dials: dict[str, float]) -> Method:
         """text: weights, or None for the default."""
         options: dict[str, Any] = {"weights": text, **dials}
-        if "steps" in options:
-            options["steps"] = int(options["steps"])
-        restorer = self.restorer
+        exact = bool(options.pop("exact", 0))
+        restorer = self._exact() if exact else self.restorer
         weights, _ = restorer.plan(text, options.get("steps"), options.get("fidelity"), 1)  # refuses nonsense now
 
         def run(case: Case) -> Answer:
             out = restorer.pixels(case.lq, **options)
             return Answer(out, restorer.report.passes * restorer.report.tiles)
 
-        # what is chosen without options may change with the code as well as with the weights
-        return Method(name, run, f"{self.version}{'' if text else f'-{weights}'}")
+        # what stands behind `expert` and `default` may change with the code as well as with the model
+        meaning = "" if text and name.startswith(text) else f"-{weights}"
+        return Method(name, run, f"{self.version}{exact * '-exact'}{meaning}")
 
 
 def model_hash(folder: str | None) -> str:
@@ -105,15 +92,14 @@ def model_hash(folder: str | None) -> str:
     return digest.hexdigest()[:10]
 
 
+DIALS = ("steps", "fidelity", "seed", "exact")
 _DIALS = re.compile(r"^(?P<name>.*?)\s*\[(?P<dials>[^\]]*)\]$")
 
 
 def open_method(text: str, photo_set: PhotoSet, ours: Ours) -> Method:
     """The method that a name stands for, for one set. Raises NotApplicable, or UniresError for what is unknown,
     can't be loaded, or isn't installed."""
-    from unires.bench import peers
-
-    found = _DIALS.match(text.strip())
+    found = None if re.match(r"\w+:", text.strip()) else _DIALS.match(text.strip())
     name, dials = (found["name"], _dials(found["dials"])) if found else (text.strip(), {})
     if name == INPUT:
         return Method(text, lambda case: Answer(case.lq))
@@ -123,9 +109,11 @@ def open_method(text: str, photo_set: PhotoSet, ours: Ours) -> Method:
         return ours.method(text, photo_set.expert, dials)
     if name == DEFAULT:
         return ours.method(text, None, dials)
-    peer = peers.find(name)
-    if peer is not None:
-        return peer(text)
+    kind, colon, rest = name.partition(":")
+    if colon and kind in programs.KINDS:
+        return programs.KINDS[kind](text, rest.strip())
+    if name in peers.PEERS:
+        return peers.open_peer(name)
     try:
         return ours.method(text, name, dials)
     except OptionError:
@@ -139,8 +127,8 @@ def _dials(text: str) -> dict[str, float]:
     out: dict[str, float] = {}
     for item in text.split():
         key, _, number = item.partition("=")
-        if key not in ("steps", "fidelity", "seed"):
-            raise OptionError(nearest(key, ["steps", "fidelity", "seed"], kind="dial"))
+        if key not in DIALS:
+            raise OptionError(nearest(key, DIALS, kind="dial"))
         try:
             out[key] = float(number) if key == "fidelity" else int(number)
         except ValueError as error:

@@ -7,6 +7,7 @@ reweighted least squares, as the gradient of the mean PSNR is that of the sum of
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from unires.bench.run import Bench, Row, key_of
 from unires.bench.sets import Case, PhotoSet
 from unires.compose.experts import KEEP
 from unires.degrade import operators
+
+Grams = dict[str, list[Tensor]]
 
 
 def gram(results: Sequence[Tensor], truth: Tensor) -> Tensor:
@@ -65,13 +68,13 @@ def describe(experts: Sequence[str], w: Tensor) -> str:
     return ", ".join(f"{e} {v:+.2f}" for e, v in order if abs(v) >= 0.02)
 
 
-def collect(bench: Bench, photo_set: PhotoSet, experts: Sequence[str], singles: bool) -> tuple[list[Tensor], list[Row]]:
+def collect(bench: Bench, photo_set: PhotoSet, experts: Sequence[str], singles: bool) -> list[Tensor]:
     """Every photo's matrix for the experts (`keep`, if wanted, last), one step; and with `singles`, the result row of
-    each of them alone, since the passes are there anyhow. Both are kept in the store and taken from it."""
-    grams, rows = [], []
+    each of them alone goes to the store, since the passes are there anyhow."""
+    grams = []
     names = [e for e in experts if e != KEEP]
-    for index, photo in enumerate(photo_set.photos):
-        base: Row = {"set": photo_set.name, "definition": photo_set.definition, "photo": photo}
+    for index, entry in enumerate(photo_set.files):
+        base: Row = {"set": photo_set.name, "definition": photo_set.definition, "photo": entry.photo}
         key: Row = {**base, "method": f"oracle {','.join(experts)}", "version": bench.ours.version}
         own: list[Row] = [{**base, "method": e, "version": bench.ours.version} for e in names if singles]
         known = bench.store.rows.get(key_of(key))
@@ -83,14 +86,22 @@ def collect(bench: Bench, photo_set: PhotoSet, experts: Sequence[str], singles: 
             matrix = gram([*results, *[case.lq] * (KEEP in experts)], case.gt)
             known = {**key, "gram": matrix.tolist()}
             bench.store.add(known)
-            done = []
             for row, result in zip(own, results, strict=False):
-                row |= bench.quality(operators.round8(result), case.gt)
-                bench.store.add(row)
-                done.append(row)
-        rows += [d for d in done if d is not None]
+                bench.store.add(row | bench.quality(operators.round8(result), case.gt))
         grams.append(torch.tensor(known["gram"]).double())
-    return grams, rows
+    return grams
+
+
+def collect_all(bench: Bench, sets: Sequence[PhotoSet], experts: Sequence[str], singles: bool) -> Grams:
+    """`collect` for every set that is there, by its name."""
+    if bench.spread is not None:
+        bench.spread(sets, functools.partial(collect_all, experts=tuple(experts), singles=singles))
+    grams: Grams = {}
+    for s in sets:
+        if not s.missing:
+            grams[s.name] = collect(bench, s, experts, singles)
+            bench.log(f"{s.name}: experts' results on {len(s.files)} photos")
+    return grams
 
 
 def _passes(bench: Bench, case: Case, names: Sequence[str]) -> list[Tensor]:

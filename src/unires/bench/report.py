@@ -140,13 +140,16 @@ def overview(results: Results, title: str, against: str = "input") -> Table:
     return table
 
 
-def write(tables: Iterable[Table], folder: Path, name: str) -> list[Path]:
-    """NAME.md, NAME.csv (all tables, an empty line between) and NAME.json. Raises UniresError where that fails."""
+def write(tables: Iterable[Table], folder: Path, name: str, facts: dict[str, Any], pictures: Sequence[str] = ()
+          ) -> list[Path]:
+    """NAME.md, NAME.csv (all tables, an empty line between) and NAME.json, which holds `facts` and the names of
+    `pictures` in the folder as well. Raises UniresError where that fails."""
     tables = list(tables)
+    whole = {"facts": facts, "tables": [t.data() for t in tables], "pictures": list(pictures)}
     contents = {
         "md": "\n".join(t.markdown() for t in tables),
         "csv": "\n".join(t.csv() for t in tables),
-        "json": json.dumps([t.data() for t in tables], indent=1, ensure_ascii=False) + "\n",
+        "json": json.dumps(whole, indent=1, ensure_ascii=False) + "\n",
     }
     paths = []
     try:

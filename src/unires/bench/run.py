@@ -6,6 +6,7 @@ version. Lines are only ever appended."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import time
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from unires.bench import measures
-from unires.bench.methods import Answer, Method, NotApplicable, Ours, open_method
+from unires.bench.interface import Answer, Method, NotApplicable
+from unires.bench.methods import Ours, open_method
 from unires.bench.sets import Case, PhotoSet
 from unires.degrade import operators
 from unires.errors import UniresError
@@ -26,6 +28,7 @@ from unires.errors import UniresError
 CAP = 120.0  # dB, in place of infinity for identical pictures; one 8-bit step in one pixel of a megapixel is 113
 Row = dict[str, Any]
 Log = Callable[[str], None]
+Job = Callable[["Bench", Sequence[PhotoSet]], object]
 
 
 class Store:
@@ -35,6 +38,11 @@ class Store:
         """Raises UniresError where the file can't be made or read. A last line that was cut short is left out."""
         self.path = path
         self.rows: dict[tuple[str, ...], Row] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Take in what the file holds by now."""
+        path = self.path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             text = path.read_text() if path.exists() else ""
@@ -66,57 +74,66 @@ class Bench:
     store: Store
     lpips: measures.Lpips | None = None
     cache: Path | None = None
+    extra: measures.Extra = field(default_factory=measures.Extra)
+    timed: bool = True
     log: Log = print
+    spread: Callable[[Sequence[PhotoSet], Job], object] | None = None  # does the job in several processes beforehand
     opened: dict[tuple[str, str], Method] = field(default_factory=dict)
+    seen: list[Row] = field(default_factory=list)  # all rows that runs have returned
 
     def run(self, sets: Sequence[PhotoSet], methods: Callable[[PhotoSet], Sequence[str]]) -> list[Row]:
         """One row for each set, photo and method; where a set is missing or a method fails for all photos, one row
         with `error` for the set."""
+        if self.spread is not None:
+            self.spread(sets, functools.partial(run_methods, names={s.name: tuple(methods(s)) for s in sets}))
         rows: list[Row] = []
         for photo_set in sets:
             if photo_set.missing:
                 self.log(f"{photo_set.name}: {photo_set.missing}")
                 rows.append(_error(photo_set, "", "", photo_set.missing))
                 continue
-            start, found = time.monotonic(), []
-            ready = []
-            for text in methods(photo_set):
-                method, failure = self._open(text, photo_set)
-                if method is None:
-                    rows += [] if failure is None else [_error(photo_set, text, "", failure)]
-                else:
-                    ready.append(method)
-            failed: set[str] = set()
-            for index, photo in enumerate(photo_set.photos):
-                found += self._photo(photo_set, index, photo, [m for m in ready if m.name not in failed])
-                failed = {r["method"] for r in found if "error" in r}
+            start = time.monotonic()
+            ready, found = self._ready(photo_set, methods(photo_set))
+            for index in range(len(photo_set.files)):
+                found += self._photo(photo_set, index, ready)
             rows += found
             self.log(f"{photo_set.name}: {len(photo_set.files)} photos, {time.monotonic() - start:.0f} s")
+        self.seen += rows
         return rows
 
     def lacks(self, row: Row) -> bool:
         """Whether a measure is wanted that wasn't when the row was made."""
-        return self.lpips is not None and "lpips" not in row and not row.get("plain")
+        wanted = ["lpips"] * (self.lpips is not None and not row.get("plain"))
+        return any(name not in row for name in [*wanted, *self.extra.names])
 
-    def _open(self, text: str, photo_set: PhotoSet) -> tuple[Method | None, str | None]:
+    def open(self, text: str, photo_set: PhotoSet) -> Method:
+        """The method of that name for a set, made once. Raises as `open_method` does."""
         key = (text, photo_set.expert)
-        try:
-            if key not in self.opened:
-                self.opened[key] = open_method(text, photo_set, self.ours)
-            return self.opened[key], None
-        except NotApplicable:
-            return None, None
-        except UniresError as error:
-            self.log(f"{photo_set.name}, {text}: {error}")
-            return None, str(error)
+        if key not in self.opened:
+            self.opened[key] = open_method(text, photo_set, self.ours)
+        return self.opened[key]
 
-    def _photo(self, photo_set: PhotoSet, index: int, photo: str, methods: Sequence[Method]) -> list[Row]:
+    def _ready(self, photo_set: PhotoSet, names: Sequence[str]) -> tuple[list[Method], list[Row]]:
+        """Methods that can run, and a row for each that can't."""
+        ready, failed = [], []
+        for text in dict.fromkeys(names):
+            try:
+                ready.append(self.open(text, photo_set))
+            except NotApplicable:
+                continue
+            except UniresError as error:
+                self.log(f"{photo_set.name}, {text}: {error}")
+                failed.append(_error(photo_set, text, "", str(error)))
+        return ready, failed
+
+    def _photo(self, photo_set: PhotoSet, index: int, methods: list[Method]) -> list[Row]:
+        """The rows of one photo. Takes out of `methods` those that failed or don't apply: they get no more photos."""
         case: Case | None = None
         rows = []
-        for method in methods:
+        for method in tuple(methods):
             row: Row = {
-                "set": photo_set.name, "definition": photo_set.definition, "photo": photo, "method": method.name,
-                "version": method.version,
+                "set": photo_set.name, "definition": photo_set.definition, "photo": photo_set.files[index].photo,
+                "method": method.name, "version": method.version,
             }
             known = self.store.rows.get(key_of(row))
             if known is not None and not self.lacks(known):
@@ -127,11 +144,13 @@ class Bench:
                     case = photo_set.load(index, self.cache)
                 row |= self._measure(method, case)
             except NotApplicable:
+                methods.remove(method)
                 continue
             except Exception as error:  # a peer may raise anything, and the run goes on
-                reason = str(error).strip() or type(error).__name__
-                self.log(f"{photo_set.name}, {photo}, {method.name}: {reason}")
-                rows.append(_error(photo_set, method.name, method.version, reason.splitlines()[0]))
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                self.log(f"{photo_set.name}, {row['photo']}, {method.name}: {reason}")
+                rows.append(_error(photo_set, method.name, method.version, reason))
+                methods.remove(method)
                 continue
             self.store.add(row)
             rows.append(row)
@@ -149,29 +168,31 @@ class Bench:
             raise UniresError(f"{method.name} returned {tuple(out.shape)} for {tuple(case.lq.shape)}.")
         if not bool(torch.isfinite(out).all()):
             raise UniresError(f"{method.name} returned values that are no numbers.")
-        return {**self.quality(out, case.gt), **_cost(answer, seconds, case.lq, peak)}
+        return {**self.quality(out, case.gt), **self._cost(answer, seconds, case.lq, peak)}
 
     def quality(self, out: Tensor, truth: Tensor | None) -> Row:
         """All measures of one result that is clipped and rounded already; {"plain": true} where there is no truth."""
         if truth is None:
-            return {"plain": True}
+            return {"plain": True, **self.extra(out, None)}
         values = {"psnr": min(CAP, float(measures.psnr(out, truth))), "ssim": float(measures.ssim(out, truth))}
         multi = float(measures.ms_ssim(out, truth))
         if not math.isnan(multi):
             values["ms_ssim"] = multi
         if self.lpips is not None:
             values["lpips"] = float(self.lpips(out, truth))
-        return {k: round(v, 6) for k, v in values.items()}
+        return {k: round(v, 6) for k, v in (values | self.extra(out, truth)).items()}
+
+    def _cost(self, answer: Answer, seconds: float, lq: Tensor, peak: list[float]) -> Row:
+        row: Row = {"passes": answer.passes}
+        if self.timed:
+            row |= {"seconds": round(seconds, 4), "megapixels": round(lq.shape[-2] * lq.shape[-1] / 1e6, 6)}
+            row |= {"peak_mb": round(peak[0], 1)} if peak else {}
+        return row | ({"note": answer.note} if answer.note else {})
 
 
-def _cost(answer: Answer, seconds: float, lq: Tensor, peak: list[float]) -> Row:
-    megapixels = lq.shape[-2] * lq.shape[-1] / 1e6
-    row: Row = {"seconds": round(seconds, 4), "megapixels": round(megapixels, 6), "passes": answer.passes}
-    if peak:
-        row["peak_mb"] = round(peak[0], 1)
-    if answer.note:
-        row["note"] = answer.note
-    return row
+def run_methods(bench: Bench, sets: Sequence[PhotoSet], names: dict[str, tuple[str, ...]]) -> None:
+    """A job for other processes: the methods of each set, by the set's name."""
+    bench.run(sets, lambda s: names[s.name])
 
 
 def _error(photo_set: PhotoSet, method: str, version: str, reason: str) -> Row:

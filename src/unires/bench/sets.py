@@ -8,13 +8,14 @@
     kind = "paired"                     # degraded photos with their truth
     folder = "GOPRO_Large/test"
     degraded = "*/blur/*.png"           # glob below the folder
-    truth = ["/blur/", "/sharp/"]       # replaced in the path of the degraded photo
+    truth = ["/blur/", "/sharp/"]       # in the degraded photo's path: pattern and what replaces it, or several such
 
     kind = "plain"                      # photos without truth
     folder = "val/real"
 
-Any of them may carry `expert` (the matching one), `from` (where to get the set) and `note`; a `paired` file may hold
-`[parts]`: part = glob, one set for each. A set that isn't there becomes one row of the table that says so."""
+Any of them may carry `expert` (the matching one), `from` (where to get the set) and `note`. With folders, `parts` makes
+several sets: a table part = glob, or a glob of folders, each of them a part. A set that isn't there becomes one row of
+the table that says so."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,13 +63,22 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One photo of a set: its name there, its file (synthetic: the clean one), the file of its truth."""
+
+    photo: str
+    path: Path
+    true: Path | None = None
+
+
+@dataclass(frozen=True)
 class PhotoSet:
     """Photos and what is done to them. `definition` identifies it in the results: another recipe, seed, crop or list
     of files is another set. `missing` says why it can't be used, "" if it can."""
 
     name: str
     kind: str = "plain"
-    files: tuple[tuple[Path, Path | None], ...] = ()  # degraded (synthetic: clean) and true photo
+    files: tuple[Entry, ...] = ()
     recipe: str = ""
     expert: str = ""
     seed: int = 0
@@ -80,10 +91,6 @@ class PhotoSet:
         parts = [self.kind, self.recipe, self.seed, self.crop]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
-    @property
-    def photos(self) -> list[str]:
-        return [_label(path) for path, _ in self.files]
-
     def fewer(self, photos: int, crop: int) -> PhotoSet:
         """At most `photos` photos, evenly spaced, and centre crops of `crop` pixels (0: all, whole)."""
         files = self.files
@@ -94,8 +101,8 @@ class PhotoSet:
     def load(self, index: int, cache: Path | None = None) -> Case:
         """The photo with that number; synthetic ones are made, or taken from `cache` if they were made before.
         Raises UniresError for files that can't be read or don't fit each other."""
-        path, true = self.files[index]
-        label = _label(path)
+        entry = self.files[index]
+        label, path, true = entry.photo, entry.path, entry.true
         x = _centre(read_pixels(path), self.crop)
         if self.kind != "synthetic":
             if true is None:
@@ -173,8 +180,13 @@ def _centre(x: Tensor, size: int) -> Tensor:
     return x[..., top : top + high, left : left + wide].contiguous()
 
 
-def _label(path: Path) -> str:
-    return path.stem.removesuffix("_lq")
+def entries(pairs: Sequence[tuple[Path, Path | None]]) -> tuple[Entry, ...]:
+    """Named by the file, and by as many of its folders as it takes to tell all of them apart."""
+    for depth in range(1, 6):
+        labels = ["/".join((*p.parts[-depth:-1], p.stem.removesuffix("_lq"))) for p, _ in pairs]
+        if len(set(labels)) == len(labels):
+            break
+    return tuple(Entry(label, p, true) for label, (p, true) in zip(labels, pairs, strict=True))
 
 
 def _digest(path: Path, recipe: Recipe, seed: int, crop: int) -> str:
@@ -239,7 +251,7 @@ def _synthetic(kind: str, name: str, values: dict[str, Any], data: Path) -> list
     table = dict(wanted) if isinstance(wanted, dict) else {text: text for text in wanted}
     files, missing = _find(data / values["clean"], "*", values)
     return [
-        PhotoSet(label, kind, tuple((f, f) for f in files), text, values.get("expert") or expert_for(label),
+        PhotoSet(label, kind, entries([(f, f) for f in files]), text, values.get("expert") or expert_for(label),
                  values.get("seed", 0), 0, missing, values.get("note", ""))
         for label, text in table.items()
     ]
@@ -253,13 +265,17 @@ def expert_for(label: str) -> str:
 def _folders(kind: str, name: str, values: dict[str, Any], data: Path) -> list[PhotoSet]:
     root = data / values["folder"]
     pattern = values.get("degraded", "*_lq.*" if kind == "paired" else "*")
+    parts = values.get("parts", {"": pattern})
+    if isinstance(parts, str):
+        places = [p.relative_to(root).as_posix() for p in sorted(root.glob(parts)) if p.is_dir()]
+        parts = {place.removesuffix("/LQ"): f"{place}/{pattern}" for place in places} or {"": pattern}
     out = []
-    for part, glob in values.get("parts", {"": pattern}).items():
+    for part, glob in parts.items():
         files, missing = _find(root, glob, values)
         pairs: list[tuple[Path, Path | None]] = [(f, None) for f in files]
         if kind == "paired" and not missing:
-            pairs, missing = _pair(root, files, values.get("truth", ["_lq.", "_gt."]))
-        out.append(PhotoSet(f"{name} {part}".strip(), kind, tuple(pairs), "", values.get("expert", ""), 0, 0, missing,
+            pairs, missing = _pair(root, files, values.get("truth", [r"_lq\.", "_gt."]))
+        out.append(PhotoSet(f"{name} {part}".strip(), kind, entries(pairs), "", values.get("expert", ""), 0, 0, missing,
                             values.get("note", "")))
     return out
 
@@ -270,7 +286,7 @@ def _pair(root: Path, files: Sequence[Path], replace: Sequence[str]) -> tuple[li
         # every second entry replaces the one before it, in the path below the root
         text = "/" + f.relative_to(root).as_posix()
         for old, new in zip(replace[::2], replace[1::2], strict=True):
-            text = text.replace(old, new)
+            text = re.sub(old, new, text)
         true = root / text[1:]
         if not true.is_file():  # photos of a pair may differ in format
             others = [p for p in true.parent.glob(f"{true.stem}.*") if p.suffix.lower() in ENDINGS]

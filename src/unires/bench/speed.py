@@ -161,15 +161,19 @@ def table(figures: Sequence[Figure], facts: dict[str, str]) -> Table:
 
 def machine(restorer: Any, version: str) -> dict[str, str]:
     """What the figures depend on."""
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    processor = names[0] if names else platform.processor() or platform.machine()
-    if restorer.device == "cuda":
-        processor = torch.cuda.get_device_name()
     return {
-        "commit": commit(), "device": processor, "threads": str(torch.get_num_threads()),
+        "commit": commit(), "device": processor(restorer.device), "threads": str(torch.get_num_threads()),
         "number type": restorer.denoiser.facts.number_type, "torch": torch.__version__, "model": version,
         "date": datetime.date.today().isoformat(),
     }
+
+
+def processor(device: str) -> str:
+    """Its name, or the graphics card's."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def commit() -> str:

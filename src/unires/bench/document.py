@@ -1,0 +1,87 @@
+"""docs/benchmarks.md, written by a command from the reports that the runs left: each table beside its command, with the
+commit, machine and package versions of its run."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unires.bench.report import Table
+from unires.bench.speed import commit, processor
+from unires.errors import UniresError
+
+PACKAGES = ("torch", "numpy", "pillow", "scikit-image", "scipy", "PyWavelets", "opencv-python-headless", "bm3d",
+            "spandrel", "onnxruntime", "pyiqa")
+ORDER = ("main", "experts", "mixtures", "dial", "precision", "compare", "speed", "profile")
+INTRO = """\
+# Benchmarks
+
+Written by `{command}`; the figures are from the runs named below each heading, losses and wins alike. How to read them:
+
+- PSNR and SSIM on sRGB values of results rounded to 8 bits, whole pictures, no border cut. SSIM has the Gaussian window
+  of Wang et al. 2004 (11 x 11, sigma 1.5) and is the mean of the channels.
+- Means over photos with 95 % confidence intervals (Student's t). Differences are paired, photo by photo.
+- A peer that has a strength gets the one that is best on that very photo, and the true noise level or kernel: more than
+  any user could know.
+- Nothing was tuned on these photos. Where weights were chosen with the truth at hand ("best a recipe", "a photo"), the
+  table says so: those are ceilings, not results.
+"""
+
+
+def facts(words: Sequence[str], device: str) -> dict[str, Any]:
+    """What the figures of a run depend on: the command, commit, machine, threads, versions, date."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": shlex.join(words), "commit": commit(), "machine": processor(device), "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(), "python": platform.python_version(), "packages": versions,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def write(folder: Path, target: Path, command: str) -> list[str]:
+    """Write `target` from the reports (NAME.json) in `folder`; returns the names of the runs that are in it. Raises
+    UniresError if there is none, or where it can't be written."""
+    reports = {}
+    for name in ORDER:
+        path = folder / f"{name}.json"
+        try:
+            if path.is_file():
+                reports[name] = json.loads(path.read_text())
+        except ValueError as error:
+            raise UniresError(f"The report {path} can't be read: {error}.") from error
+    if not reports:
+        raise UniresError(f"There is no report in {folder}; run `unires bench main` and `unires bench speed` first.")
+    parts = [INTRO.format(command=command)]
+    for name, report in reports.items():
+        parts += [f"## {name.capitalize()}\n", _source(report["facts"])]
+        parts += [Table(t["title"], t["head"], t["rows"], t["notes"]).markdown() for t in report["tables"]]
+        parts += [f"![{name}]({picture})\n" for picture in report.get("pictures", [])]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("\n".join(parts))
+    except OSError as error:
+        raise UniresError(f"{target} can't be written: {error.strerror}.") from error
+    return list(reports)
+
+
+def _source(facts: dict[str, Any]) -> str:
+    versions = ", ".join(f"{k} {v}" for k, v in facts["packages"].items())
+    return (
+        f"    {facts['command']}\n\n"
+        f"Commit {facts['commit']}, {facts['date']}, {facts['machine']} ({facts['cores']} cores, {facts['threads']} "
+        f"threads used), Python {facts['python']}; {versions}.\n"
+    )
