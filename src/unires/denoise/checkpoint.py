@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from unires.denoise.compact import CompactConfig, CompactDenoiser, CompactNet
 from unires.denoise.interface import Denoiser
@@ -45,12 +46,24 @@ def load_net(folder: Path | None = None) -> CompactNet:
     return net
 
 
+def digest(folder: Path | None = None) -> str:
+    """SHA-256 of a checkpoint's configuration and weights: what results depend on. Raises UniresError."""
+    where = SHIPPED if folder is None else folder
+    total = hashlib.sha256()
+    try:
+        for name in ("config.json", "model.safetensors"):
+            total.update((where / name).read_bytes())
+    except OSError as error:
+        raise UniresError(f"The checkpoint {shown(where)} can't be read: {error.strerror}.") from error
+    return total.hexdigest()
+
+
 def save_net(net: CompactNet, folder: Path, kind: torch.dtype = torch.float16) -> None:
     """Write config.json and model.safetensors (in half precision unless asked otherwise)."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.to(kind).contiguous() for k, v in net.state_dict().items()}
     config = {"kind": "compact", **{k: getattr(net.config, k) for k in net.config.__dataclass_fields__}}
-    save_file(tensors, folder / "model.safetensors")
+    (folder / "model.safetensors").write_bytes(save(tensors))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import unires
-from unires.doors import bench
+from unires.doors import bench, folder
 from unires.errors import OptionError, UniresError, nearest, shown
 
 
@@ -48,6 +48,7 @@ Restores a photo and writes the result beside it; the original is never touched.
   unires restore dark.jpg --weights denoise      only takes out noise
   unires restore old.jpg --weights "denoise=0.6,dejpeg=0.4; motion-deblur@relay=1"
                                                  first cleans, then sharpens what was cleaned
+  unires restore album -o better --recursive     a whole folder; run it again to go on where it stopped
 """
 WEIGHTS_HELP = """\
 how much each expert counts, adding up to 1 (a weight may be negative): super-resolution, motion-deblur,
@@ -63,8 +64,11 @@ def build_parser() -> Parser:
 
     restore = commands.add_parser("restore", help="restore a photo", description=RESTORE_HELP)
     restore.set_defaults(run=run_restore, parser=restore)
-    restore.add_argument("photo", metavar="PHOTO", help="JPEG, PNG, WebP, TIFF or AVIF")
+    restore.add_argument("photo", metavar="PHOTO", help="JPEG, PNG, WebP, TIFF or AVIF; or a folder of them")
     restore.add_argument("-o", "--output", metavar="OUT", help="where to write (default: PHOTO.restored beside it)")
+    restore.add_argument("--format", metavar="NAME", help="jpeg, png, webp, tiff or avif (default: as it came)")
+    restore.add_argument("--quality", type=int, metavar="1..100", help="of JPEG, WebP and AVIF (default: as it came)")
+    restore.add_argument("--bit-depth", type=int, metavar="8|16", help="bits a channel (default: as it came)")
     restore.add_argument("--overwrite", action="store_true", help="replace OUT if it is there (never the photo)")
     restore.add_argument("--weights", metavar="LIST", help=WEIGHTS_HELP)
     restore.add_argument("--fidelity", type=float, metavar="0..1",
@@ -73,6 +77,13 @@ def build_parser() -> Parser:
     restore.add_argument("--steps", type=int, metavar="N", help="1 (default) to 50; more is slower and crisper")
     restore.add_argument("--seed", type=int, default=0, help="of what is random with several steps (default 0)")
     _common(restore)
+    many = restore.add_argument_group("for a folder")
+    many.add_argument("--recursive", action="store_true", help="folders within it too")
+    many.add_argument("--include", action="append", default=[], metavar="GLOB", help="only such names, e.g. '*.jpg'")
+    many.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    many.add_argument("--fail-fast", action="store_true", help="stop at the first photo that can't be restored")
+    many.add_argument("--keep-going", action="store_false", dest="fail_fast", help="go on past it (default)")
+    many.add_argument("--report", metavar="FILE", help="write what became of each photo, as JSON")
 
     degrade = commands.add_parser("degrade", help="make a photo worse on purpose", description=DEGRADE_HELP)
     degrade.set_defaults(run=run_degrade, parser=degrade)
@@ -107,13 +118,18 @@ def _common(parser: Parser) -> None:
 
 
 def run_restore(args: argparse.Namespace) -> None:
+    if Path(args.photo).is_dir():
+        folder.run(args)
+        return
     from unires.photo import check_output, read_photo, write_photo
+    from unires.photo.files import extension_of
 
     started = time.perf_counter()
     photo = read_photo(args.photo)
-    out = _output(args, photo.extension, "restored")
+    out = _output(args, extension_of(args.format) if args.format else photo.extension, "restored")
     size = round(photo.width * args.scale), round(photo.height * args.scale)
-    check_output(photo, out, overwrite=args.overwrite, size=size)
+    encode = {"format": args.format, "quality": args.quality, "bit_depth": args.bit_depth, "overwrite": args.overwrite}
+    check_output(photo, out, size=size, **encode)
 
     from unires.restore.restorer import Restorer
 
@@ -125,7 +141,7 @@ def run_restore(args: argparse.Namespace) -> None:
     )
     bar.close()
     result = photo.with_pixels(restored)
-    write_photo(result, out, overwrite=args.overwrite)
+    write_photo(result, out, **encode)
     report = restorer.report
     assert report is not None
     steps = "1 step" if report.steps == 1 else f"{report.steps} steps"

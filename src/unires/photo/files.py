@@ -172,6 +172,18 @@ def check_output(
         raise PhotoError(f"{shown(path)} cannot be written: the folder may not be written to.")
 
 
+def extension_of(format: str) -> str:
+    """The usual ending of a format's files, dot included. Raises `OptionError` for an unknown one."""
+    return EXTENSIONS[_format_named(format)]
+
+
+def _format_named(name: str) -> str:
+    plain = name.lower().lstrip(".")
+    if plain not in _NAMES:
+        raise OptionError(nearest(name, ["jpeg", "png", "webp", "tiff", "avif"], kind="format"))
+    return _NAMES[plain]
+
+
 def _opened(path: Path) -> BinaryIO:
     # Without O_NONBLOCK, opening a named pipe would wait for ever.
     extra = getattr(os, "O_NONBLOCK", 0)
@@ -295,12 +307,7 @@ def _checked(
     size: tuple[int, int],
 ) -> tuple[str, int]:
     """Format and depth of the output, or an error."""
-    if format is None:
-        target = FORMATS.get(path.suffix.lower(), photo.format)
-    elif format.lower().lstrip(".") in _NAMES:
-        target = _NAMES[format.lower().lstrip(".")]
-    else:
-        raise OptionError(nearest(format, ["jpeg", "png", "webp", "tiff", "avif"], kind="format"))
+    target = FORMATS.get(path.suffix.lower(), photo.format) if format is None else _format_named(format)
     if quality is not None and not 1 <= quality <= 100:
         raise OptionError(f"The quality must be from 1 to 100, not {quality}.")
     if bit_depth not in (None, 8, 16):

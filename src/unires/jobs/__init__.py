@@ -1,0 +1,1 @@
+"""Many photos: folders of any size, resumable, on one machine or several."""

@@ -1,0 +1,230 @@
+"""A folder of photos: found, read ahead, restored, written, and never done twice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+from unires.errors import OptionError, UniresError, shown
+from unires.jobs.journal import NAME as JOURNAL
+from unires.jobs.journal import Entry, Journal, digest_of_file, digest_of_settings
+from unires.photo import Photo, check_output, read_photo, write_photo
+from unires.photo.files import FORMATS
+
+Share = Callable[[float], None]  # called with the share of one photo that is done, 0 to 1
+Restore = Callable[[Photo, Share], Photo]
+Status = Literal["done", "skipped", "failed", "planned"]
+READ_AHEAD = 2  # photos in memory beside the one that is restored
+
+
+@dataclass(frozen=True)
+class Item:
+    """One photo: its path below the input folder, where it comes from, where its result goes."""
+
+    name: str
+    source: Path
+    target: Path
+
+
+@dataclass
+class Outcome:
+    """What became of one photo; `reason` where it failed."""
+
+    name: str
+    status: Status
+    output: str
+    reason: str = ""
+
+
+@dataclass
+class FolderReport:
+    """All outcomes of a run, in the order of their names."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def count(self, status: Status) -> int:
+        return sum(o.status == status for o in self.outcomes)
+
+    def data(self) -> dict[str, Any]:
+        """For a JSON file."""
+        states: tuple[Status, ...] = ("done", "skipped", "failed", "planned")
+        return {"counts": {s: self.count(s) for s in states}, "photos": [asdict(o) for o in self.outcomes]}
+
+
+def find(
+    source: Path, target: Path, *, recursive: bool, include: Sequence[str] = (), extension: str = ""
+) -> list[Item]:
+    """The photos in a folder, by name, with where each result goes: the same place below `target`.
+
+    include: patterns of file names, any of which will do (default: every known ending). extension: of the results, if
+    not their own. Raises UniresError if there are none, two would go to one place, or `target` is the folder itself."""
+    if not source.is_dir():
+        raise UniresError(f"There is no folder {shown(source)}.")
+    inside = target.resolve()
+    if inside == source.resolve():
+        raise OptionError("The output folder is the input folder, and originals are never written over.")
+    items: dict[Path, Item] = {}
+    for path in _walk(source, recursive, inside):
+        wanted = any(fnmatch(path.name, p) for p in include) if include else path.suffix.lower() in FORMATS
+        if not wanted or path.name == JOURNAL:
+            continue
+        name = path.relative_to(source)
+        place = target / (name.with_suffix(extension) if extension else name)
+        if place in items:
+            raise UniresError(f"{shown(name)} and {shown(items[place].name)} would both become {shown(place)}.")
+        items[place] = Item(name.as_posix(), path, place)
+    if not items:
+        raise UniresError(f"There is no photo in {shown(source)}.")
+    return list(items.values())
+
+
+def _walk(source: Path, recursive: bool, avoid: Path) -> Iterator[Path]:
+    """Files in the order of their names. Linked folders are not entered: they may lead in a circle, or out."""
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            if recursive and not path.is_symlink() and path.resolve() != avoid:
+                yield from _walk(path, recursive, avoid)
+        else:
+            yield path
+
+
+def run(
+    items: Sequence[Item],
+    target: Path,
+    restore: Restore,
+    settings: dict[str, Any],
+    *,
+    overwrite: bool = False,
+    fail_fast: bool = False,
+    dry_run: bool = False,
+    encode: dict[str, Any] | None = None,
+    progress: Callable[[int, int, str, float], None] | None = None,
+) -> FolderReport:
+    """Restore all items into `target`; goes on past photos that fail, unless `fail_fast`.
+
+    restore: from photo to photo, with a callback for the share done. settings: everything besides the photo that its
+    result depends on, the model's digest too. encode: what `write_photo` takes. progress(done, total, name, share).
+    The next photos are read, and the last one is written, while one is restored. Results that this job did not write
+    are not replaced, unless `overwrite`. Raises UniresError only for what concerns the whole job."""
+    report = FolderReport()
+    if not dry_run:
+        _make(target)
+    journal = Journal(target) if target.is_dir() else None
+    key = digest_of_settings(settings)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        loads: dict[int, Future[tuple[str, Photo | None]]] = {}
+        writes: list[tuple[Item, Future[None]]] = []
+
+        def settle(most: int) -> None:
+            """Wait until no more than `most` results are still to be written."""
+            while len(writes) > most:
+                item, future = writes.pop(0)
+                report.outcomes.append(_outcome(item, target, future.result))
+
+        try:
+            for i, item in enumerate(items):
+                for ahead in range(i, min(i + 1 + READ_AHEAD, len(items))):
+                    if ahead not in loads:
+                        loads[ahead] = reader.submit(_load, items[ahead], journal, key, dry_run)
+                if progress:
+                    progress(i, len(items), item.name, 0.0)
+                try:
+                    digest, photo = loads.pop(i).result()
+                    if photo is None:
+                        status: Status = "planned" if dry_run and not digest else "skipped"
+                        report.outcomes.append(Outcome(item.name, status, _below(item, target)))
+                        continue
+                    known = journal is not None and item.name in journal.entries
+                    _check_place(item, target)
+                    check_output(photo, item.target, overwrite=overwrite or known, **(encode or {}))
+                    result = restore(photo, _share(progress, i, len(items), item.name))
+                except UniresError as error:
+                    report.outcomes.append(Outcome(item.name, "failed", _below(item, target), str(error)))
+                    if fail_fast:
+                        break
+                    continue
+                settle(0)
+                assert journal is not None
+                order = _Order(item, target, digest, key, overwrite or known, encode or {})
+                writes.append((item, writer.submit(_store, order, result, journal)))
+        finally:
+            for future in loads.values():
+                future.cancel()
+            settle(0)
+    report.outcomes.sort(key=lambda o: o.name)
+    return report
+
+
+def _load(item: Item, journal: Journal | None, key: str, dry_run: bool) -> tuple[str, Photo | None]:
+    """(digest of the input, the photo); no photo where it is done already; with `dry_run`, neither where it isn't."""
+    try:
+        digest = digest_of_file(item.source)
+    except OSError as error:
+        raise UniresError(f"{shown(item.source)} can't be read: {error.strerror}.") from error
+    if journal is not None and journal.done(item.name, digest, key, item.target):
+        return digest, None
+    return ("", None) if dry_run else (digest, read_photo(item.source))
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What the writing thread needs to know about one result."""
+
+    item: Item
+    target: Path
+    input_digest: str
+    settings_digest: str
+    replace: bool
+    encode: dict[str, Any]
+
+
+def _store(order: _Order, photo: Photo, journal: Journal) -> None:
+    """Write a result. The journal says so before and after: a job killed in between knows the file as its own."""
+    item = order.item
+    entry = Entry(item.name, order.input_digest, order.settings_digest, _below(item, order.target), "")
+    journal.add(entry)
+    write_photo(photo, item.target, overwrite=order.replace, **order.encode)
+    journal.add(replace(entry, output_digest=digest_of_file(item.target)))
+
+
+def _outcome(item: Item, target: Path, wait: Callable[[], None]) -> Outcome:
+    try:
+        wait()
+    except UniresError as error:
+        return Outcome(item.name, "failed", _below(item, target), str(error))
+    return Outcome(item.name, "done", _below(item, target))
+
+
+def _check_place(item: Item, target: Path) -> None:
+    """Make the result's folder; refuse one that a link leads out of the output folder."""
+    _make(item.target.parent)
+    if not item.target.parent.resolve().is_relative_to(target.resolve()):
+        raise UniresError(f"{shown(item.target)} would lie outside of the output folder, through a link.")
+    if item.target.is_symlink():
+        raise UniresError(f"{shown(item.target)} is a link, and results are not written through links.")
+
+
+def _make(folder: Path) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UniresError(f"The folder {shown(folder)} can't be made: {error.strerror}.") from error
+
+
+def _below(item: Item, target: Path) -> str:
+    return item.target.relative_to(target).as_posix()
+
+
+def _share(
+    progress: Callable[[int, int, str, float], None] | None, done: int, total: int, name: str
+) -> Share:
+    def tell(share: float) -> None:
+        if progress:
+            progress(done, total, name, share)
+
+    return tell

@@ -1,0 +1,85 @@
+"""The journal of a folder job: what was done with which input, settings and model, one JSON line each.
+
+A file that exists is no proof that it is complete, or that it was made from this input with these settings. So a photo
+is skipped only if its last line names the same input bytes, settings and model, and the output still has the bytes that
+were written. Lines are appended and synced after the output has its final name: a job killed at any moment does at most
+one photo again, and arrives at the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unires.errors import UniresError, shown
+
+NAME = ".unires-journal.jsonl"
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_settings(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of settings that JSON can hold, independent of their order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One photo: path below the input folder, digests, and the output's path below the output folder. While the output
+    is being written, its digest is empty."""
+
+    input: str
+    input_digest: str
+    settings_digest: str
+    output: str
+    output_digest: str
+
+
+class Journal:
+    """The journal in an output folder. Raises UniresError where it can't be read or written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self.entries: dict[str, Entry] = {}
+        try:
+            text = self.path.read_bytes() if self.path.exists() else b""
+        except OSError as error:
+            raise UniresError(f"The journal {shown(self.path)} can't be read: {error.strerror}.") from error
+        for line in text.splitlines():
+            try:
+                entry = Entry(**json.loads(line))
+            except (ValueError, TypeError):
+                continue  # the line that was being written when the job was killed
+            self.entries[entry.input] = entry
+        self._cut_short = bool(text) and not text.endswith(b"\n")
+
+    def done(self, name: str, input_digest: str, settings_digest: str, output: Path) -> bool:
+        """Whether `output` is what these settings made of this input, byte for byte."""
+        entry = self.entries.get(name)
+        if entry is None or (entry.input_digest, entry.settings_digest) != (input_digest, settings_digest):
+            return False
+        try:
+            return output.name == Path(entry.output).name and digest_of_file(output) == entry.output_digest
+        except OSError:
+            return False
+
+    def add(self, entry: Entry) -> None:
+        """Append and sync."""
+        line = json.dumps(vars(entry), sort_keys=True).encode() + b"\n"
+        try:
+            with self.path.open("ab") as file:
+                file.write(b"\n" * self._cut_short + line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UniresError(f"The journal {shown(self.path)} can't be written: {error.strerror}.") from error
+        self._cut_short = False
+        self.entries[entry.input] = entry
