@@ -1,0 +1,207 @@
+"""Folders: nothing is done twice, nothing is lost, and a job killed at any moment ends in the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unires.errors import OptionError, UniresError
+from unires.jobs import folder
+from unires.jobs.journal import NAME, Journal
+from unires.photo import Photo
+
+SETTINGS = {"weights": "darker"}
+
+
+def darker(photo: Photo, share: folder.Share) -> Photo:
+    share(1.0)
+    return photo.with_pixels(photo.pixels * 0.5)
+
+
+def make_photos(where: Path, count: int) -> None:
+    generator = np.random.default_rng(0)
+    for i in range(count):
+        place = where / ("inner" if i % 3 == 0 else ".")
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"photo{i:02}{('.png', '.jpg')[i % 2]}")
+
+
+def digests(where: Path) -> dict[str, str]:
+    return {
+        p.relative_to(where).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(where.rglob("*"))
+        if p.is_file() and p.name != NAME
+    }
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    make_photos(tmp_path / "in", 7)
+    return tmp_path / "in"
+
+
+def restore(source: Path, target: Path, **options: object) -> folder.FolderReport:
+    items = folder.find(source, target, recursive=True)
+    return folder.run(items, target, darker, SETTINGS, **options)  # type: ignore[arg-type]
+
+
+def test_the_tree_is_mirrored_and_the_originals_stay(photos: Path, tmp_path: Path) -> None:
+    before = digests(photos)
+    report = restore(photos, tmp_path / "out")
+    assert report.count("done") == 7
+    assert digests(photos) == before
+    assert digests(tmp_path / "out").keys() == before.keys()
+
+
+def test_without_recursive_inner_folders_are_left(photos: Path, tmp_path: Path) -> None:
+    names = [i.name for i in folder.find(photos, tmp_path / "out", recursive=False)]
+    assert names and not any("/" in n for n in names)
+    chosen = folder.find(photos, tmp_path / "out", recursive=False, include=["*1.jpg"])
+    assert [i.name for i in chosen] == ["photo01.jpg"]
+
+
+def test_a_second_run_does_nothing(photos: Path, tmp_path: Path) -> None:
+    restore(photos, tmp_path / "out")
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.png")}
+    report = restore(photos, tmp_path / "out")
+    assert report.count("skipped") == 7
+    assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.png")}
+
+
+@pytest.mark.parametrize("harm", ["input", "output", "removed", "settings"])
+def test_what_changed_is_done_again(photos: Path, tmp_path: Path, harm: str) -> None:
+    out = tmp_path / "out"
+    restore(photos, out)
+    target = out / "photo02.png"
+    good = target.read_bytes()
+    if harm == "input":
+        Image.new("RGB", (32, 24), "red").save(photos / "photo02.png")
+    elif harm == "output":
+        target.write_bytes(good[:-20])
+    elif harm == "removed":
+        target.unlink()
+    items = folder.find(photos, out, recursive=True)
+    settings = {"weights": "other"} if harm == "settings" else SETTINGS
+    report = folder.run(items, out, darker, settings)
+    assert report.count("done") == (7 if harm == "settings" else 1)
+    assert report.count("failed") == 0
+    assert (target.read_bytes() == good) == (harm != "input")
+
+
+def test_files_of_others_are_not_replaced(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "photo02.png").write_bytes(b"mine")
+    report = restore(photos, out)
+    assert (report.count("done"), report.count("failed")) == (6, 1)
+    assert (out / "photo02.png").read_bytes() == b"mine"
+    assert restore(photos, out, overwrite=True).count("done") == 1
+
+
+def test_bad_files_are_listed_and_the_rest_is_done(photos: Path, tmp_path: Path) -> None:
+    (photos / "empty.png").touch()
+    (photos / "text.jpg").write_text("no photo")
+    whole = (photos / "photo01.jpg").read_bytes()
+    (photos / "short.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "new\nline.png").write_bytes(b"")
+    report = restore(photos, tmp_path / "out")
+    failed = {o.name: o.reason for o in report.outcomes if o.status == "failed"}
+    assert set(failed) == {"empty.png", "text.jpg", "short.jpg", "new\nline.png"}
+    assert all(reason and "\n" not in reason for reason in failed.values())
+    assert report.count("done") == 7
+    assert digests(tmp_path / "out").keys() == digests(photos).keys() - set(failed)
+
+
+def test_fail_fast_stops(photos: Path, tmp_path: Path) -> None:
+    (photos / "a-bad.png").touch()
+    report = restore(photos, tmp_path / "out", fail_fast=True)
+    assert report.count("failed") == 1 and report.count("done") == 0
+
+
+def test_a_dry_run_writes_nothing(photos: Path, tmp_path: Path) -> None:
+    report = restore(photos, tmp_path / "out", dry_run=True)
+    assert report.count("planned") == 7 and not (tmp_path / "out").exists()
+
+
+def test_links_lead_nowhere(photos: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "inner").symlink_to(elsewhere)
+    (photos / "loop").symlink_to(photos)
+    report = restore(photos, out)
+    assert {o.name.startswith("inner/") for o in report.outcomes if o.status == "failed"} == {True}
+    assert not list(elsewhere.iterdir())
+
+
+def test_refusals(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="originals"):
+        folder.find(photos, photos, recursive=False)
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(UniresError, match="no photo"):
+        folder.find(tmp_path / "nothing", tmp_path / "out", recursive=True)
+    with pytest.raises(UniresError, match="no folder"):
+        folder.find(tmp_path / "absent", tmp_path / "out", recursive=True)
+    (photos / "photo01.png").write_bytes((photos / "photo02.png").read_bytes())
+    with pytest.raises(UniresError, match="both"):
+        folder.find(photos, tmp_path / "out", recursive=True, extension=".png")
+
+
+def test_a_journal_cut_short_is_read_up_to_there(photos: Path, tmp_path: Path) -> None:
+    restore(photos, tmp_path / "out")
+    path = tmp_path / "out" / NAME
+    lines = path.read_bytes()
+    path.write_bytes(lines[:-30])
+    assert len(Journal(tmp_path / "out").entries) == 7  # the intent of the last one is still there
+    assert restore(photos, tmp_path / "out").count("done") == 1
+    assert all(json.loads(line) for line in path.read_bytes().splitlines() if line.endswith(b"}"))
+
+
+JOB = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_folder import SETTINGS, darker
+from unires.jobs import folder
+def slow(photo, share):
+    time.sleep(0.01)
+    return darker(photo, share)
+source, target = Path({source!r}), Path({target!r})
+print("ready", flush=True)
+report = folder.run(folder.find(source, target, recursive=True), target, slow, SETTINGS)
+sys.exit(report.count("failed"))
+"""
+
+
+def test_killed_and_resumed_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    make_photos(source, 24)
+    restore(source, tmp_path / "unbroken")
+    dice = random.Random(1)
+    here = str(Path(__file__).parent)
+    for attempt in range(4):
+        target = tmp_path / f"broken{attempt}"
+        code = JOB.format(tests=here, source=str(source), target=str(target))
+        job = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ})
+        assert job.stdout is not None and job.stdout.readline()
+        time.sleep(dice.uniform(0.02, 0.4))
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        job.stdout.close()
+        report = restore(source, target)
+        assert report.count("failed") == 0
+        left = [p for p in target.rglob("*") if p.is_file() and p.name != NAME and p.suffix not in (".png", ".jpg")]
+        assert digests(target) == digests(tmp_path / "unbroken"), left
