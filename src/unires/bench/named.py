@@ -96,7 +96,7 @@ def experts_table(results: Results, sets: Sequence[PhotoSet], note: str) -> Tabl
     for s in sets:
         failed = [f"{m}: {r}" for m in results.methods(s.name) for r in results.errors(s.name, m)]
         for reason in [*results.errors(s.name), *failed]:
-            table.rows.append([s.name, reason, "", "", "", "", ""])
+            table.rows.append([s.name, reason])
         if results.values(s.name, "expert"):
             bars, met = _bars(results, s.name)
             table.rows.append([
@@ -184,7 +184,7 @@ def _mixtures_table(
     sums: list[list[float]] = []
     for s in sets:
         for reason in results.errors(s.name):
-            table.rows.append([s.name, reason, *[""] * 8])
+            table.rows.append([s.name, reason])
         if s.name not in chosen:
             continue
         mean = {m: results.mean(s.name, m).value for m in ("input", *KEYS[:-1], "default", ONE, BEST)}

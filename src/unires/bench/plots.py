@@ -35,16 +35,22 @@ def perception(results: Results, path: Path, most: int = 12) -> bool:
     figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 4 * rows), squeeze=False)
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
+    methods = list(dict.fromkeys(m for _, both in shown for m in both))
+    colours = plt.get_cmap("tab20")(range(len(methods)))
+    marks = "os^vDP*Xph"
+    handles: dict[str, Any] = {}
     for axis, (name, both) in zip(axes.flat, shown, strict=False):
         for method, (x, y) in both.items():
-            axis.plot(x, y, "o")
-            axis.annotate(_short(method), (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
+            i = methods.index(method)
+            (handles[method],) = axis.plot(x, y, marks[i % len(marks)], color=colours[i], label=_short(method))
         axis.set_title(name, fontsize=9)
         axis.invert_yaxis()
         axis.set_xlabel("PSNR, dB")
         axis.set_ylabel("LPIPS (up is better)")
-        axis.margins(0.2)
-    figure.tight_layout()
+        axis.margins(0.15)
+    ordered = [handles[m] for m in methods]
+    figure.legend(ordered, [_short(m) for m in methods], loc="upper center", ncols=min(4, len(methods)), fontsize=8)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.22 * math.ceil(len(methods) / 4) / (4 * rows) - 0.01))
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True

@@ -22,7 +22,8 @@ LOWER_IS_BETTER = {"lpips"}
 
 @dataclass
 class Table:
-    """A title, a head, rows of cells (text; numbers are formatted already), and notes below it."""
+    """A title, a head, rows of cells (text; numbers are formatted already), and notes below it. The last cell of a row
+    that is shorter than the head may be longer than its column: that is how failures are told."""
 
     title: str
     head: list[str]
@@ -31,11 +32,13 @@ class Table:
 
     def text(self) -> str:
         """For a terminal: columns aligned, numbers to the right."""
-        widths = [max(len(r[i]) for r in [self.head, *self.rows]) for i in range(len(self.head))]
-        right = [all(_number(r[i]) for r in self.rows) for i in range(len(self.head))]
+        whole = [r for r in self.rows if len(r) == len(self.head)]
+        widths = [max(len(r[i]) for r in [self.head, *whole]) for i in range(len(self.head))]
+        widths[0] = max([widths[0], *(len(r[0]) for r in self.rows if len(r) > 1)])
+        right = self._right()
 
         def line(cells: Sequence[str]) -> str:
-            padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True))
+            padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=False))
             return "  ".join(padded).rstrip()
 
         rule = "  ".join("-" * w for w in widths)
@@ -44,10 +47,15 @@ class Table:
 
     def markdown(self) -> str:
         """As a Markdown section of the third level."""
-        right = [all(_number(r[i]) for r in self.rows) for i in range(len(self.head))]
-        rule = ["---:" if r else "---" for r in right]
-        lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in [self.head, rule, *self.rows]]
+        rule = ["---:" if r else "---" for r in self._right()]
+        full = [[*r, *[""] * (len(self.head) - len(r))] for r in self.rows]
+        lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in [self.head, rule, *full]]
         return "\n".join([f"### {self.title}", "", *lines, "", *(f"{n}\n" for n in self.notes)])
+
+    def _right(self) -> list[bool]:
+        """Which columns hold numbers."""
+        whole = [r for r in self.rows if len(r) == len(self.head)]
+        return [all(_number(r[i]) for r in whole) for i in range(len(self.head))]
 
     def csv(self) -> str:
         out = io.StringIO()
@@ -120,7 +128,7 @@ def overview(results: Results, title: str, against: str = "input") -> Table:
     table = Table(title, head)
     for name in results.sets:
         for reason in results.errors(name):
-            table.rows.append([name, reason, *[""] * (len(head) - 2)])
+            table.rows.append([name, reason])
         for method in results.methods(name):
             means = [results.mean(name, method, m) for m in shown]
             counts = [m.count for m in means]
@@ -133,7 +141,7 @@ def overview(results: Results, title: str, against: str = "input") -> Table:
                 pace = "-" if math.isnan(speed) else f"{speed:.2f}"
                 table.rows.append([name, method, str(photos), *cells, gain, pace])
             for reason in results.errors(name, method):
-                table.rows.append([name, f"{method}: {reason}", *[""] * (len(head) - 2)])
+                table.rows.append([name, f"{method}: {reason}"])
     table.notes.append(
         "Means over photos with 95 % confidence intervals (Student's t); differences are paired, photo by photo."
     )
