@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,6 +15,7 @@ from unires.errors import OptionError, UniresError, shown
 from unires.jobs.journal import NAME as JOURNAL
 from unires.jobs.journal import Entry, Journal, digest_of_file, digest_of_settings
 from unires.photo import Photo, check_output, read_photo, write_photo
+from unires.photo.atomic import TEMPORARY
 from unires.photo.files import FORMATS
 
 Share = Callable[[float], None]  # called with the share of one photo that is done, 0 to 1
@@ -116,7 +118,10 @@ def run(
         _make(target)
     journal = Journal(target) if target.is_dir() else None
     key = digest_of_settings(settings)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    alone = nullcontext() if dry_run or journal is None else journal.held()
+    with alone, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        if not dry_run:
+            _sweep(items)
         loads: dict[int, Future[tuple[str, Photo | None]]] = {}
         writes: list[tuple[Item, Future[None]]] = []
 
@@ -158,6 +163,14 @@ def run(
             settle(0)
     report.outcomes.sort(key=lambda o: o.name)
     return report
+
+
+def _sweep(items: Sequence[Item]) -> None:
+    """Remove what a killed job was still writing, in the folders that results go to."""
+    for place in {item.target.parent for item in items}:
+        for part in place.glob(TEMPORARY):
+            with suppress(OSError):
+                part.unlink()
 
 
 def _load(item: Item, journal: Journal | None, key: str, dry_run: bool) -> tuple[str, Photo | None]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,27 @@ class Journal:
                 continue  # the line that was being written when the job was killed
             self.entries[entry.input] = entry
         self._cut_short = bool(text) and not text.endswith(b"\n")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other jobs on this machine out of the folder while this one runs; a killed job lets go by itself.
+
+        Raises UniresError where another job is at work."""
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such locks: two jobs would merely do some photos twice
+            yield
+            return
+        try:
+            file = self.path.open("ab")
+        except OSError as error:
+            raise UniresError(f"The journal {shown(self.path)} can't be written: {error.strerror}.") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UniresError(f"Another job is writing into {shown(self.path.parent)}.") from error
+            yield
 
     def done(self, name: str, input_digest: str, settings_digest: str, output: Path) -> bool:
         """Whether `output` is what these settings made of this input, byte for byte."""

@@ -32,6 +32,9 @@ _REASONS = {
 }
 
 
+TEMPORARY = ".unires-*.part"  # names of files that are being written
+
+
 def why(error: OSError) -> str:
     """The cause of a failed read or write in plain words."""
     return _REASONS.get(error.errno or 0) or (error.strerror or type(error).__name__).lower()
@@ -68,7 +71,7 @@ def write_atomically(
         raise refuse_existing(path)
     # Short, so that a photo's name may be as long as the file system allows; hidden, so that no viewer picks
     # it up.
-    temporary = path.parent / f".unires-{secrets.token_hex(8)}.part"
+    temporary = path.parent / TEMPORARY.replace("*", secrets.token_hex(8))
     try:
         try:
             # O_EXCL never follows a link; the permissions become what the user's umask says.
