@@ -7,15 +7,16 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from unires.denoise.compact import CompactConfig
-from unires.errors import UniresError, nearest
+from unires.errors import UniresError, nearest, shown
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What to train on, for how long, and how. Folders are relative to the configuration file."""
+    """What to train on, for how long, and how. Folders of photos are relative to the configuration file, `run` and
+    `start_from` to where training is started."""
 
     clean: tuple[str, ...] = ()  # folders of clean photos
     validation: tuple[str, ...] = ()  # folders of clean photos that are never trained on
@@ -54,6 +55,16 @@ class TrainConfig:
     threads: int = 0
     model: CompactConfig = field(default_factory=CompactConfig)
 
+    def __post_init__(self) -> None:
+        for name, choices in (("optimizer", ("muon", "adamw")), ("device", ("cpu", "cuda", "mps"))):
+            if getattr(self, name) not in choices:
+                raise UniresError(nearest(getattr(self, name), choices, kind=name))
+        for name in ("crop", "batch", "steps", "warmup", "rate"):
+            if not getattr(self, name) > 0:
+                raise UniresError(f"The option {name} must be more than 0, not {getattr(self, name)}.")
+        if not self.tasks or not all(odds > 0 for odds in self.tasks.values()):
+            raise UniresError("The option tasks needs at least one task, and odds of more than 0.")
+
     @classmethod
     def read(cls, path: Path, changes: Sequence[str] = ()) -> TrainConfig:
         """From a TOML file; `changes` are lines in TOML (`minutes=10`) that win over it.
@@ -61,23 +72,65 @@ class TrainConfig:
         Raises UniresError naming the unknown option."""
         try:
             values = tomllib.loads(Path(path).read_text())
-            for change in changes:
-                values |= tomllib.loads(change)
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UniresError(f"The configuration {path} can't be read: {error}.") from error
-        model = build(CompactConfig, values.pop("model", {}), "model.")
+            raise UniresError(f"The configuration {shown(path)} can't be read: {_first_line(error)}.") from error
+        for change in changes:
+            try:
+                _merge(values, tomllib.loads(change))
+            except tomllib.TOMLDecodeError as error:
+                raise UniresError(f"{shown(change)} is no option; write KEY=VALUE, texts in quotes.") from error
+        model = values.pop("model", {})
+        if not isinstance(model, dict):
+            raise UniresError("The option model is a table.")
+        config: TrainConfig = build(cls, values | {"model": build(CompactConfig, model, "model.")}, "")
         base = Path(path).parent
-        for key in ("clean", "validation"):
-            values[key] = tuple(str(base / v) for v in values.get(key, ()))
-        values["paired"] = {k: tuple(str(base / f) for f in v) for k, v in values.get("paired", {}).items()}
-        config: TrainConfig = build(cls, values | {"model": model}, "")
-        return config
+
+        def beside(folders: Sequence[str]) -> tuple[str, ...]:
+            return tuple(str(base / folder) for folder in folders)
+
+        paired = {task: beside(folders) for task, folders in config.paired.items()}
+        return dataclasses.replace(
+            config, clean=beside(config.clean), validation=beside(config.validation), paired=paired
+        )
+
+
+KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", tuple: "a list", dict: "a table"}
 
 
 def build(kind: type, values: dict[str, Any], prefix: str) -> Any:
-    """A dataclass from a dictionary; lists become tuples, unknown keys are refused."""
-    names = [f.name for f in dataclasses.fields(kind)]
-    for key in values:
-        if key not in names:
-            raise UniresError(nearest(prefix + key, [prefix + n for n in names], kind="option"))
+    """A dataclass from a dictionary; lists become tuples, unknown keys and values of another kind are refused."""
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            raise UniresError(nearest(prefix + key, [prefix + n for n in hints], kind="option"))
+        if not _fits(value, hints[key]):
+            what = KINDS.get(get_origin(hints[key]) or hints[key], "of another kind")
+            inside = [KINDS[a].split()[-1] for a in get_args(hints[key]) if a in KINDS and a is not str]
+            what += f" of {inside[-1]}s" if inside else ""
+            raise UniresError(f"The option {prefix}{key} is {what}, not {shown(value)}.")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from TOML is of the type that a field is annotated with."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(v, inside[0]) for v in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(v, inside[1]) for v in value.values())
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    """`changes` win, inside tables too: `model.embedding=96` leaves the rest of the model as it is."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

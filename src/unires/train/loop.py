@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from unires.degrade import isolated
+from unires.denoise.checkpoint import load_net
 from unires.denoise.compact import TASKS, CompactNet
-from unires.errors import UniresError
+from unires.errors import UniresError, nearest, shown
 from unires.train import objective
 from unires.train.config import TrainConfig
 from unires.train.data import Atlas, load_rgb, photo_paths
@@ -36,6 +38,8 @@ class Trainer:
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if config.threads:
             torch.set_num_threads(config.threads)
+        if self.world > 1 and config.device == "cuda":  # a GPU for each process of a machine
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
         self.device = torch.device(config.device)
@@ -50,8 +54,10 @@ class Trainer:
         if (self.folder / "state.json").exists():
             self._resume()
         elif config.start_from:
-            weights = load_file(Path(config.start_from) / "model.safetensors")
-            self.net.load_state_dict({k: v.float() for k, v in weights.items()})
+            start = load_net(Path(config.start_from))
+            if start.config != config.model:
+                raise UniresError(f"The model in {shown(config.start_from)} differs from the configuration's.")
+            self.net.load_state_dict(start.state_dict())
             self.ema.load_state_dict(self.net.state_dict())
         else:
             self.ema.load_state_dict(self.net.state_dict())
@@ -64,7 +70,7 @@ class Trainer:
     def _check_tasks(self) -> None:
         for task in [*self.config.tasks, *self.config.paired]:
             if task not in isolated.TASKS:
-                raise UniresError(f"There is no task {task!r} to train; there are {', '.join(isolated.TASKS)}.")
+                raise UniresError(nearest(task, isolated.TASKS, kind="task"))
 
     def _load(self, folders: tuple[str, ...]) -> Atlas:
         if not folders:
@@ -234,13 +240,23 @@ class Trainer:
                 tensors |= {f"optimizer.{i}.{j}.{k}": v for k, v in state.items()}
         seconds = self.seconds + self.seconds_now()
         state = {"step": self.step, "seconds": seconds, "config": dataclasses.asdict(self.config)}
-        _write(self.folder / "training.safetensors", tensors)
-        _write(self.folder / "model.safetensors", dict(self.ema.state_dict()))
         model = {"kind": "compact", **dataclasses.asdict(self.config.model)}
-        _write_text(self.folder / "config.json", json.dumps(model, indent=2))
-        _write_text(self.folder / "state.json", json.dumps(state, indent=2))
+        _write(self.folder, {
+            "training.safetensors": _bytes(tensors),
+            "model.safetensors": _bytes(dict(self.ema.state_dict())),
+            "config.json": json.dumps(model, indent=2).encode(),
+            "state.json": json.dumps(state, indent=2).encode(),
+        })
 
     def _resume(self) -> None:
+        try:
+            self._load_state()
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise UniresError(
+                f"The run in {shown(self.folder)} can't be continued: it is damaged, or of another model or optimizer."
+            ) from error
+
+    def _load_state(self) -> None:
         state = json.loads((self.folder / "state.json").read_text())
         self.step, self.seconds = state["step"], state["seconds"]
         tensors = load_file(self.folder / "training.safetensors", device=str(self.device))
@@ -270,7 +286,7 @@ class Trainer:
         crops = []
         for path in paths[:: max(1, len(paths) // count)][:count]:
             x = torch.from_numpy(load_rgb(path)).permute(2, 0, 1).float() / 255
-            top, left = (x.shape[1] - size) // 2, (x.shape[2] - size) // 2
+            top, left = max(0, x.shape[1] - size) // 2, max(0, x.shape[2] - size) // 2
             crops.append(x[None, :, top : top + size, left : left + size])
         gains: dict[str, float] = {}
         for name in isolated.TASKS:
@@ -286,6 +302,7 @@ class Trainer:
         minutes = (self.seconds + self.seconds_now()) / 60
         row = {"step": self.step, "minutes": round(minutes, 1)} | {k: round(v, 3) for k, v in gains.items()}
         self.log("validation " + json.dumps(row))
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "validation.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         return gains
@@ -306,13 +323,16 @@ def _psnr(a: Tensor, b: Tensor) -> float:
     return -10 * math.log10(max(1e-10, float((a - b).square().mean())))
 
 
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    temporary = path.with_suffix(".tmp")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
-    os.replace(temporary, path)
+def _bytes(tensors: dict[str, Tensor]) -> bytes:
+    return save({k: v.contiguous() for k, v in tensors.items()})
 
 
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    """All under temporary names first, so that no more than renames lie between the first file and the last."""
+    for name, content in files.items():
+        with (folder / f"{name}.tmp").open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    for name in files:
+        os.replace(folder / f"{name}.tmp", folder / name)
