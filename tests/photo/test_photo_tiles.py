@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from unires.errors import OptionError
 from unires.photo.tiles import Blender, TilePlan, Window, blend_ramp, cut, plan_tiles, run_tiles
 
-quick = settings(max_examples=80, deadline=None)
+quick = settings(max_examples=50, deadline=None)
 
 
 @st.composite
