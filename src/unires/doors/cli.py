@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
+        self.commands: dict[str, Parser] = {}
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(message[:1].upper() + message[1:].rstrip(".") + f" (see `{self.prog} --help`).")
@@ -27,8 +29,20 @@ class Parser(argparse.ArgumentParser):
     def options(self) -> list[str]:
         return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise OptionError(nearest(str(value), map(str, action.choices), kind="command"))
+
     def parse_or_refuse(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse; an unknown option is answered with the nearest one that the chosen command has."""
+        command = self.commands.get(words[0], self) if words else self
+        for word in words:
+            name = word.partition("=")[0]
+            if word == "--":
+                break
+            # before parsing, which would rather complain of what is missing
+            if name.startswith("--") and name not in command.options():
+                raise OptionError(nearest(name, command.options(), kind="option"))
         values, unknown = self.parse_known_args(words)
         chosen: Parser = getattr(values, "parser", self)
         for word in unknown:
@@ -67,15 +81,15 @@ def build_parser() -> Parser:
     restore.add_argument("photo", metavar="PHOTO", help="JPEG, PNG, WebP, TIFF or AVIF; or a folder of them")
     restore.add_argument("-o", "--output", metavar="OUT", help="where to write (default: PHOTO.restored beside it)")
     restore.add_argument("--format", metavar="NAME", help="jpeg, png, webp, tiff or avif (default: as it came)")
-    restore.add_argument("--quality", type=int, metavar="1..100", help="of JPEG, WebP and AVIF (default: as it came)")
-    restore.add_argument("--bit-depth", type=int, metavar="8|16", help="bits a channel (default: as it came)")
+    restore.add_argument("--quality", type=whole, metavar="1..100", help="of JPEG, WebP and AVIF (default: as it came)")
+    restore.add_argument("--bit-depth", type=whole, metavar="8|16", help="bits a channel (default: as it came)")
     restore.add_argument("--overwrite", action="store_true", help="replace OUT if it is there (never the photo)")
     restore.add_argument("--weights", metavar="LIST", help=WEIGHTS_HELP)
-    restore.add_argument("--fidelity", type=float, metavar="0..1",
+    restore.add_argument("--fidelity", type=number, metavar="0..1",
                          help="1: closest to the truth (default); 0: crispest, details may be invented")
-    restore.add_argument("--scale", type=float, default=1, metavar="1..4", help="enlarge by this factor (default 1)")
-    restore.add_argument("--steps", type=int, metavar="N", help="1 (default) to 50; more is slower and crisper")
-    restore.add_argument("--seed", type=int, default=0, help="of what is random with several steps (default 0)")
+    restore.add_argument("--scale", type=number, default=1, metavar="1..4", help="enlarge by this factor (default 1)")
+    restore.add_argument("--steps", type=whole, metavar="N", help="1 (default) to 50; more is slower and crisper")
+    restore.add_argument("--seed", type=whole, default=0, help="of what is random with several steps (default 0)")
     _common(restore)
     many = restore.add_argument_group("for a folder")
     many.add_argument("--recursive", action="store_true", help="folders within it too")
@@ -91,7 +105,7 @@ def build_parser() -> Parser:
     degrade.add_argument("--recipe", required=True, help="operators joined by +, applied from left to right")
     degrade.add_argument("-o", "--output", metavar="OUT", help="where to write (default: PHOTO.degraded.png beside it)")
     degrade.add_argument("--overwrite", action="store_true", help="replace OUT if it is there (never the photo)")
-    degrade.add_argument("--seed", type=int, default=0, help="of what is random (default 0)")
+    degrade.add_argument("--seed", type=whole, default=0, help="of what is random (default 0)")
 
     train = commands.add_parser("train", help="train a model", description="Trains the compact model; runs continue.")
     train.set_defaults(run=run_train, parser=train)
@@ -99,7 +113,27 @@ def build_parser() -> Parser:
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
                        help="change an option of the configuration, e.g. --set minutes=10 (may be repeated)")
     bench.add_parser(commands)
+    parser.commands = dict(commands.choices)
     return parser
+
+
+def number(text: str) -> float:
+    """A finite number, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no number")
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number, for argparse."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number") from None
 
 
 DEGRADE_HELP = """\
