@@ -18,6 +18,7 @@ from typing import Any
 from unires.bench import peers, programs
 from unires.bench.interface import Answer, Method, NotApplicable
 from unires.bench.sets import Case, PhotoSet
+from unires.compose.experts import KEEP
 from unires.errors import OptionError, UniresError, nearest
 
 INPUT, EXPERT, DEFAULT = "input", "expert", "default"
@@ -117,7 +118,7 @@ def open_method(text: str, photo_set: PhotoSet, ours: Ours) -> Method:
     try:
         return ours.method(text, name, dials)
     except OptionError:
-        if re.fullmatch(r"[\w-]+", name):
+        if re.fullmatch(r"[\w-]+", name) and name not in (*ours.tasks, KEEP):
             known = [INPUT, EXPERT, DEFAULT, *ours.tasks, *peers.PEERS]
             raise OptionError(nearest(name, known, kind="method")) from None
         raise

@@ -92,8 +92,9 @@ def multiply_adds(net: nn.Module, job: Callable[[], object]) -> float:
     return total
 
 
-def measure(restorer: Any, *, seconds: float = 20.0, large: bool = True) -> list[Figure]:
-    """All figures of a Restorer: the reference, passes, composed steps, tiles; `large`: a megapixel and twelve."""
+def measure(restorer: Any, *, seconds: float = 20.0, least: int = 5, large: bool = True) -> list[Figure]:
+    """All figures of a Restorer: the reference, a pass, composed steps; `large`: a megapixel and twelve as well. See
+    `interleaved` for `seconds` and `least`."""
     denoiser, device = restorer.denoiser, restorer.device
     conv, conv_adds = reference(device)
     picture = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0))
@@ -108,7 +109,7 @@ def measure(restorer: Any, *, seconds: float = 20.0, large: bool = True) -> list
         return lambda: restorer.pixels(picture, weights=text)
 
     adds = multiply_adds(denoiser.net, one_pass) if isinstance(getattr(denoiser, "net", None), nn.Module) else math.nan
-    first = interleaved([conv, one_pass], device, seconds)
+    first = interleaved([conv, one_pass], device, seconds, least)
     out = [Figure("reference convolution", first[0], 1.0, conv_adds, 1.0)]
 
     def figure(name: str, time_one: float, base: float, count: float = math.nan) -> Figure:
@@ -117,7 +118,7 @@ def measure(restorer: Any, *, seconds: float = 20.0, large: bool = True) -> list
 
     out.append(figure("one pass, 512 x 512", first[1], first[0], adds))
     counts = (1, 2, 3, 4, 6, 8)
-    base, *times = interleaved([conv, *map(composed, counts)], device, seconds)
+    base, *times = interleaved([conv, *map(composed, counts)], device, seconds, least)
     out += [
         figure(f"composed step of {n} expert{'s' * (n > 1)}, 512 x 512", t, base, n * adds)
         for n, t in zip(counts, times, strict=True)

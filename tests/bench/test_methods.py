@@ -1,0 +1,84 @@
+"""Methods by name: ours, with dials; what is refused, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from unires.bench import sets
+from unires.bench.interface import NotApplicable
+from unires.bench.methods import Ours, model_hash, open_method
+from unires.errors import UniresError
+from unires.restore.restorer import Restorer
+
+
+@pytest.fixture
+def noise(data: Path) -> sets.PhotoSet:
+    return next(s for s in sets.open_sets("singles", data) if s.name == "noise 25")
+
+
+def test_ours_are_what_the_restorer_makes(model: str, noise: sets.PhotoSet) -> None:
+    ours, case = Ours(model, "cpu"), noise.load(0)
+    restorer = Restorer.from_pretrained(model, "cpu")
+    for name, options in {
+        "expert": {"weights": "denoise"},
+        "default": {},
+        "denoise=1.5,keep=-0.5": {"weights": "denoise=1.5,keep=-0.5"},
+        "blind [steps=3 seed=4]": {"weights": "blind", "steps": 3, "seed": 4},
+        "default [fidelity=0.5]": {"fidelity": 0.5},
+    }.items():
+        answer = open_method(name, noise, ours).run(case)
+        assert torch.equal(answer.pixels, restorer.pixels(case.lq, **options))
+        assert answer.passes == restorer.report.passes if restorer.report else False
+    assert torch.equal(open_method("input", noise, ours).run(case).pixels, case.lq)
+
+
+def test_exact_is_float32(model: str, noise: sets.PhotoSet) -> None:
+    ours, case = Ours(model, "cpu"), noise.load(0)
+    exact = open_method("expert [exact=1]", noise, ours)
+    fast = open_method("expert", noise, ours)
+    assert exact.version != fast.version
+    assert torch.allclose(exact.run(case).pixels, fast.run(case).pixels, atol=0.1)
+
+
+def test_versions_follow_the_weights(model: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (copy / name).write_bytes((Path(model) / name).read_bytes())
+    assert model_hash(str(copy)) == model_hash(model)
+    with (copy / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x3f")
+    assert model_hash(str(copy)) != model_hash(model)
+    with pytest.raises(UniresError, match=r"no model\.safetensors"):
+        (copy / "model.safetensors").unlink()
+        model_hash(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nml", "did you mean 'nlm'"),
+        ("denois", "did you mean 'denoise'"),
+        ("denoise=0.5,keep=0.4", "sum"),
+        ("blind [stpes=3]", "did you mean 'steps'"),
+        ("blind [steps=many]", "no number"),
+        ("blind [steps=900]", "1 to 50"),
+        ("spandrel:nothing.pth", "no weights file"),
+        ("onnx:nothing.onnx", "no weights file"),
+        ("cmd:upscaler {input}", r"no \{output\}"),
+    ],
+)
+def test_refused_in_one_sentence(model: str, noise: sets.PhotoSet, name: str, said: str) -> None:
+    with pytest.raises(UniresError, match=said) as caught:
+        open_method(name, noise, Ours(model, "cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_expert_for_a_mixture(model: str, data: Path) -> None:
+    mixture = sets.open_sets("mixtures", data)[0]
+    with pytest.raises(NotApplicable):
+        open_method("expert", mixture, Ours(model, "cpu"))
