@@ -385,3 +385,22 @@ def test_what_goes_wrong_in_a_program(photo: Path) -> None:
         assert done.returncode == status
         assert "Traceback" not in done.stderr
     assert done.stdout == f"unires {unires.__version__}\n"
+
+
+STOPPED = """
+import time
+from unires.doors import cli
+def endless(args):
+    print("ready", flush=True)
+    time.sleep(60)
+cli.run_degrade = endless
+raise SystemExit(cli.main(["degrade", "photo.png", "--recipe", "noise"]))
+"""
+
+
+def test_sigterm_ends_as_ctrl_c_does() -> None:
+    job = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout is not None and job.stdout.readline() == "ready\n"
+    job.terminate()
+    _, said = job.communicate(timeout=30)
+    assert job.returncode == 130 and said == "unires: stopped; nothing was half-written.\n"

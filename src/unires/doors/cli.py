@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -231,8 +233,12 @@ class ProgressLine:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 (could not be done), 2 (asked wrongly), 130 (Ctrl-C)."""
+    """Run the command line; returns the exit status: 0, 1 (could not be done), 2 (asked wrongly), 130 (Ctrl-C or a
+    polite request to end)."""
     try:
+        if threading.current_thread() is threading.main_thread():  # others may not set signals
+            # SIGTERM ends as Ctrl-C does, so that what is being written is removed
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         args = build_parser().parse_or_refuse(sys.argv[1:] if words is None else words)
         if not hasattr(args, "run"):
             build_parser().print_help()
