@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 
 import unires
 from unires.degrade import isolated
-from unires.denoise.checkpoint import load_denoiser, save_net
+from unires.denoise.checkpoint import load_denoiser, load_net, save_net
 from unires.denoise.compact import TASKS, CompactConfig
 from unires.errors import UniresError
 from unires.train.config import TrainConfig
-from unires.train.loop import Trainer
+from unires.train.loop import Trainer, read_state
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_the_folder_is_a_checkpoint(config: TrainConfig) -> None:
     assert denoiser.facts.tasks == TASKS
     x = torch.rand(1, 3, 20, 20)
     assert denoiser.predict(x, 1.0, x, ["blind"]).shape == x.shape
-    saved = json.loads((Path(config.run) / "state.json").read_text())
+    saved = read_state(Path(config.run))
     assert saved["step"] == 6 and saved["seconds"] > 0
     assert not list(Path(config.run).glob("*.tmp"))
 
@@ -224,15 +224,23 @@ def test_validation(config: TrainConfig, photos: Path) -> None:
 
 
 def test_time_is_kept(config: TrainConfig) -> None:
-    """`minutes` end a run; state.json sums over continuations."""
+    """`minutes` end a run; the state sums over continuations."""
     lines: list[str] = []
     trainer = Trainer(replace(config, steps=10**9, minutes=0.02), lines.append)
     trainer.run()
-    first = json.loads((Path(config.run) / "state.json").read_text())
+    first = read_state(Path(config.run))
     assert first["step"] > 0 and 1 < first["seconds"] < 20
     Trainer(replace(config, steps=10**9, minutes=0.02), lines.append).run()
-    second = json.loads((Path(config.run) / "state.json").read_text())
+    second = read_state(Path(config.run))
     assert second["step"] > first["step"] and second["seconds"] > first["seconds"] + 1
+
+
+def test_a_checkpoint_has_its_card_and_can_be_used(config: TrainConfig) -> None:
+    Trainer(replace(config, steps=2)).run()
+    folder = Path(config.run)
+    assert "2 steps" in (folder / "README.md").read_text()
+    net, state = load_net(folder), load_file(folder / "training.safetensors")
+    assert all(torch.equal(v, state[f"ema.{k}"]) for k, v in net.state_dict().items())
 
 
 # -- folders ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -28,6 +28,7 @@ from unires.train.data import Atlas, load_rgb, photo_paths
 from unires.train.optim import Muon
 
 Log = Callable[[str], None]
+STATE, LOG = "training.safetensors", "validation.jsonl"
 
 
 class Trainer:
@@ -51,7 +52,7 @@ class Trainer:
         self.optimizers = self._optimizers()
         self.step = 0
         self.seconds = 0.0  # trained so far, over all continuations
-        if (self.folder / "state.json").exists():
+        if (self.folder / STATE).exists():
             self._resume()
         elif config.start_from:
             start = load_net(Path(config.start_from))
@@ -228,12 +229,13 @@ class Trainer:
     # -- state ----------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Weights (the average, as model.safetensors) and all that a continuation needs; each file whole or not
-        at all, state.json last."""
+        """All that a continuation needs, in one file that is there whole or as it was; then the checkpoint to use:
+        averaged weights, configuration, model card."""
         if self.rank:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         tensors |= {f"uncertainty.{k}": v for k, v in self.uncertainty.state_dict().items()}
         for i, optimizer in enumerate(self.optimizers):
             for j, state in optimizer.state_dict()["state"].items():
@@ -242,11 +244,26 @@ class Trainer:
         state = {"step": self.step, "seconds": seconds, "config": dataclasses.asdict(self.config)}
         model = {"kind": "compact", **dataclasses.asdict(self.config.model)}
         _write(self.folder, {
-            "training.safetensors": _bytes(tensors),
+            STATE: _bytes(tensors, {"state": json.dumps(state)}),
             "model.safetensors": _bytes(dict(self.ema.state_dict())),
             "config.json": json.dumps(model, indent=2).encode(),
-            "state.json": json.dumps(state, indent=2).encode(),
+            "README.md": self._card(seconds).encode(),
         })
+
+    def _card(self, seconds: float) -> str:
+        """What a run can say about its model by itself; whoever releases it adds licences, uses and failures."""
+        c = self.config
+        count = sum(p.numel() for p in self.net.parameters())
+        tasks = ", ".join(f"{name} {odds:g}" for name, odds in c.tasks.items())
+        folder = self.folder / LOG
+        rows = folder.read_text().splitlines() if folder.exists() else []
+        return (
+            f"# UniRes compact, {count / 1e6:.1f} M parameters\n\n"
+            f"Trained for {self.step} steps of {c.batch * self.world} crops of {c.crop} pixels, "
+            f"{seconds / 60:.0f} minutes in all, on {len(self.photos)} clean photos ({', '.join(Path(f).name for f in c.clean)}) and "
+            f"{sum(len(p[0]) for p in self.paired.values())} pairs. Tasks and their odds: {tasks}.\n\n"
+            f"Last validation, gain in PSNR over the input at t = 1: {rows[-1] if rows else 'none yet'}\n"
+        )
 
     def _resume(self) -> None:
         try:
@@ -257,16 +274,16 @@ class Trainer:
             ) from error
 
     def _load_state(self) -> None:
-        state = json.loads((self.folder / "state.json").read_text())
+        state = read_state(self.folder)
         self.step, self.seconds = state["step"], state["seconds"]
-        tensors = load_file(self.folder / "training.safetensors", device=str(self.device))
+        tensors = load_file(self.folder / STATE, device=str(self.device))
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.net.load_state_dict(part("net."))
         self.uncertainty.load_state_dict(part("uncertainty."))
-        self.ema.load_state_dict(load_file(self.folder / "model.safetensors"))
+        self.ema.load_state_dict(part("ema."))
         for i, optimizer in enumerate(self.optimizers):
             slots: dict[int, dict[str, Any]] = {}
             for key, value in part(f"optimizer.{i}.").items():
@@ -303,7 +320,7 @@ class Trainer:
         row = {"step": self.step, "minutes": round(minutes, 1)} | {k: round(v, 3) for k, v in gains.items()}
         self.log("validation " + json.dumps(row))
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "validation.jsonl").open("a") as file:
+        with (self.folder / LOG).open("a") as file:
             file.write(json.dumps(row) + "\n")
         return gains
 
@@ -323,16 +340,22 @@ def _psnr(a: Tensor, b: Tensor) -> float:
     return -10 * math.log10(max(1e-10, float((a - b).square().mean())))
 
 
-def _bytes(tensors: dict[str, Tensor]) -> bytes:
-    return save({k: v.contiguous() for k, v in tensors.items()})
+def read_state(folder: Path) -> dict[str, Any]:
+    """Step, seconds and configuration of the run in a folder."""
+    with safe_open(folder / STATE, "pt") as file:
+        state: dict[str, Any] = json.loads(file.metadata()["state"])
+    return state
+
+
+def _bytes(tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> bytes:
+    return save({k: v.contiguous() for k, v in tensors.items()}, notes)
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """All under temporary names first, so that no more than renames lie between the first file and the last."""
+    """Each whole or not at all, in this order."""
     for name, content in files.items():
         with (folder / f"{name}.tmp").open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    for name in files:
         os.replace(folder / f"{name}.tmp", folder / name)
