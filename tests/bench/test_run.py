@@ -159,6 +159,21 @@ def test_no_other_weights_do_better() -> None:
         assert sum(oracle.psnr_of(g, other / other.sum()) for g in grams) <= score + 1e-4
 
 
+def test_weights_that_may_not_be_negative() -> None:
+    optimize = pytest.importorskip("scipy.optimize")
+    generator = torch.Generator().manual_seed(2)
+    results = [torch.rand(1, 3, 12, 12, generator=generator) for _ in range(4)]
+    truth = 0.8 * results[0] + 0.6 * results[1] - 0.4 * results[2]
+    g = oracle.gram(results, truth)
+    w = oracle.best_of_signs([g])
+    theirs = optimize.minimize(
+        lambda v: float(v @ g.numpy() @ v), [0.25] * 4, bounds=[(0, 1)] * 4,
+        constraints={"type": "eq", "fun": lambda v: v.sum() - 1}, options={"ftol": 1e-12},
+    )
+    assert w.tolist() == pytest.approx(theirs.x.tolist(), abs=1e-3)
+    assert oracle.psnr_of(g, w) < oracle.psnr_of(g, oracle.best_weights([g]))
+
+
 def test_the_closed_form_is_what_the_restorer_makes(bench: Bench, data: Path) -> None:
     photo_set = singles(data, "noise 25")[0].fewer(1, 32)
     experts = ("denoise", "dejpeg", "keep")

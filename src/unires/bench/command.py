@@ -18,8 +18,8 @@ from unires.errors import OptionError, UniresError, nearest
 
 Quality = Callable[[Bench, named.Scope], list[Table]]
 QUALITY: dict[str, Quality] = {
-    "experts": named.experts, "mixtures": named.mixtures, "main": named.main, "dial": dials.dial,
-    "precision": dials.precision,
+    "experts": named.experts, "mixtures": named.mixtures, "ablations": named.ablations, "main": named.main,
+    "dial": dials.dial, "precision": dials.precision,
 }
 RUNS = (*QUALITY, "compare", "speed", "profile", "sets", "docs")
 WORST_CASES = 24
@@ -91,7 +91,7 @@ def _quality(wanted: Wanted, out: Path) -> str:
     facts = document.facts(wanted.words, bench.ours.restorer.device)
     paths = report.write(tables, out, wanted.what, facts, pictures)
     # what has every measure of every method is too long for a terminal, but for the runs that are about that
-    shown = tables if wanted.what in ("main", "compare") else tables[:-1]
+    shown = tables if wanted.what in ("main", "compare", "ablations") else tables[:-1]
     return "\n\n".join([*(t.text() for t in shown), f"Written: {', '.join(map(str, [*paths, *written]))}"])
 
 

@@ -55,6 +55,28 @@ def best_weights(grams: Sequence[Tensor], rounds: int = 30, ridge: float = 1e-7)
     return best
 
 
+def best_of_signs(grams: Sequence[Tensor]) -> Tensor:
+    """As `best_weights`, but none negative: the best subset of experts whose own best weights are all positive (there
+    are 2^K, and the best non-negative weights are the best weights of their support)."""
+    k = len(grams[0])
+    best, score = torch.eye(k).double()[0], -math.inf
+    for members in range(1, 2**k):
+        chosen = [i for i in range(k) if members >> i & 1]
+        w = subset_weights(grams, chosen)
+        if float(w.min()) >= 0:
+            now = math.fsum(psnr_of(g, w) for g in grams)
+            best, score = (w, now) if now > score else (best, score)
+    return best
+
+
+def subset_weights(grams: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
+    """The best weights of some of the experts; the others' are zero."""
+    w = torch.zeros(len(grams[0])).double()
+    index = torch.tensor(list(chosen))
+    w[index] = best_weights([g[index][:, index] for g in grams])
+    return w
+
+
 def text_of(experts: Sequence[str], w: Tensor) -> str:
     """As `--weights` takes them; what is under two thousandths is left out, the rest sums to one."""
     kept = [(e, v) for e, v in zip(experts, w.tolist(), strict=True) if abs(v) >= 2e-3]

@@ -114,17 +114,22 @@ class Results:
         both = [p for p in ours if p in theirs]
         return paired_difference([ours[p] for p in both], [theirs[p] for p in both])
 
-    def speed(self, photo_set: str, method: str) -> float:
-        """Median seconds a megapixel; NaN if unknown."""
-        found = [r["seconds"] / r["megapixels"] for r in self.rows
-                 if r["set"] == photo_set and r["method"] == method and r.get("seconds")]
-        return statistics.median(found) if found else math.nan
+    def cost(self, photo_set: str, method: str) -> tuple[str, str, str]:
+        """Medians as text: network passes a photo, seconds a megapixel, peak memory in MB; "-" where unknown."""
+        own = [r for r in self.rows if r["set"] == photo_set and r["method"] == method]
+
+        def middle(values: list[float], form: str) -> str:
+            return format(statistics.median(values), form) if values else "-"
+
+        passes = middle([r["passes"] for r in own if r.get("passes")], "g")
+        seconds = middle([r["seconds"] / r["megapixels"] for r in own if r.get("seconds")], ".2f")
+        return passes, seconds, middle([r["peak_mb"] for r in own if r.get("peak_mb")], ".0f")
 
 
 def overview(results: Results, title: str, against: str = "input") -> Table:
     """Every set and method: all measures, paired difference to `against`, speed. Failures have a row of their own."""
     shown = [m for m in MEASURES if any(m in r for r in results.rows)]
-    head = ["set", "method", "photos", *(MEASURES[m] for m in shown), f"PSNR against {against}", "s/MP"]
+    head = ["set", "method", "photos", *(MEASURES[m] for m in shown), f"PSNR against {against}", "passes", "s/MP", "MB"]
     table = Table(title, head)
     for name in results.sets:
         for reason in results.errors(name):
@@ -137,13 +142,12 @@ def overview(results: Results, title: str, against: str = "input") -> Table:
             if photos:
                 cells = [plain(m, 2 if k == "psnr" else 4) for k, m in zip(shown, means, strict=True)]
                 gain = "-" if method == against or not any(counts) else signed(results.gain(name, method, against))
-                speed = results.speed(name, method)
-                pace = "-" if math.isnan(speed) else f"{speed:.2f}"
-                table.rows.append([name, method, str(photos), *cells, gain, pace])
+                table.rows.append([name, method, str(photos), *cells, gain, *results.cost(name, method)])
             for reason in results.errors(name, method):
                 table.rows.append([name, f"{method}: {reason}"])
     table.notes.append(
-        "Means over photos with 95 % confidence intervals (Student's t); differences are paired, photo by photo."
+        "Means over photos with 95 % confidence intervals (Student's t); differences are paired, photo by photo. "
+        "Passes, seconds a megapixel and peak memory are medians; a peer's search for its best strength is in them."
     )
     return table
 

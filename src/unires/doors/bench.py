@@ -11,7 +11,8 @@ Measures restorers on photos whose truth is known, and prints tables.
 
   unires bench experts             each expert on its own degradation, beside the bars it has to reach
   unires bench mixtures            several degradations at once: best weights, blind, default
-  unires bench main                both, real photos, and other people's restorers
+  unires bench ablations           what each expert is worth in a mixture
+  unires bench main                experts, mixtures, real photos, and other people's restorers
   unires bench dial                more steps and less fidelity: what they cost and buy
   unires bench precision           half against full precision
   unires bench compare --set real-noise --method input --method blind --method "cmd:prog {input} {output}"
