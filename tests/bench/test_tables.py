@@ -117,10 +117,14 @@ def test_the_document(data: Path, model: str, tmp_path: Path, monkeypatch: pytes
     assert main(["bench", "docs"]) == 1  # nothing was run yet
     words = ["bench", "compare", "--set", "real-noise", "--method", "input", "--data", str(data), "--model", model]
     assert main(words) == 0
+    report = json.loads(Path("runs/bench/compare.json").read_text())
+    Path("runs/bench/compare.json").write_text(json.dumps(report | {"pictures": ["compare.png"]}))
+    Path("runs/bench/compare.png").write_bytes(b"a picture")
     assert main(["bench", "docs"]) == 0
     text = (tmp_path / "docs/benchmarks.md").read_text()
     assert text.startswith("# Benchmarks") and "## Compare" in text and "| real-noise | input | 2 |" in text
-    assert "torch" in text and "Commit" in text
+    assert "torch" in text and "Commit" in text and "![compare](benchmarks-compare.png)" in text
+    assert (tmp_path / "docs/benchmarks-compare.png").read_bytes() == b"a picture"
 
 
 def test_asked_wrongly(capsys: pytest.CaptureFixture[str]) -> None:

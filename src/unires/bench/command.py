@@ -121,7 +121,9 @@ def _pages(bench: Bench, scope: named.Scope, wanted: Wanted, out: Path) -> tuple
     """The page of worst cases and the plot, from all rows that the run used: (names of pictures, what was written)."""
     photo_sets = scope.open(*(wanted.sets if wanted.what == "compare" else ("singles", *named.REAL, "mixtures")))
     results = Results(bench.seen)
-    ours = wanted.methods[-1:] if wanted.what == "compare" else ("expert", "default")
+    # in a comparison, the page is about the first method of our own
+    own = [m for m in wanted.methods if m != "input" and m not in PEERS and ":" not in m]
+    ours = own[:1] if wanted.what == "compare" else ["expert", "default"]
     others = ("input", *PEERS, *wanted.methods)
     target, picture = out / f"{wanted.what}.html", out / f"{wanted.what}.png"
     page.write(bench, page.worst(results, photo_sets, ours, others, WORST_CASES), target)

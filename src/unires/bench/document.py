@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,8 @@ def facts(words: Sequence[str], device: str) -> dict[str, Any]:
 
 
 def write(folder: Path, target: Path, command: str) -> list[str]:
-    """Write `target` from the reports (NAME.json) in `folder`; returns the names of the runs that are in it. Raises
-    UniresError if there is none, or where it can't be written."""
+    """Write `target` from the reports (NAME.json) in `folder`, their pictures beside it; returns the names of the runs
+    that are in it. Raises UniresError if there is none, or where it can't be written."""
     reports = {}
     for name in ORDER:
         path = folder / f"{name}.json"
@@ -69,9 +70,12 @@ def write(folder: Path, target: Path, command: str) -> list[str]:
     for name, report in reports.items():
         parts += [f"## {name.capitalize()}\n", _source(report["facts"])]
         parts += [Table(t["title"], t["head"], t["rows"], t["notes"]).markdown() for t in report["tables"]]
-        parts += [f"![{name}]({picture})\n" for picture in report.get("pictures", [])]
+        parts += [f"![{name}]({target.stem}-{picture})\n" for picture in report["pictures"]]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        for report in reports.values():
+            for picture in report["pictures"]:
+                shutil.copyfile(folder / picture, target.parent / f"{target.stem}-{picture}")
         target.write_text("\n".join(parts))
     except OSError as error:
         raise UniresError(f"{target} can't be written: {error.strerror}.") from error
