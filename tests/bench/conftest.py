@@ -55,4 +55,4 @@ def model(tiny_folder: Path) -> str:
 
 @pytest.fixture
 def bench(model: str, tmp_path: Path) -> Bench:
-    return Bench(Ours(model, "cpu"), Store(tmp_path / "results.jsonl"), log=lambda line: None)
+    return Bench(Ours(model, "cpu", "float32"), Store(tmp_path / "results.jsonl"), log=lambda line: None)

@@ -10,6 +10,7 @@ import torch
 from unires.bench import sets
 from unires.bench.interface import NotApplicable
 from unires.bench.methods import Ours, model_hash, open_method
+from unires.denoise.checkpoint import load_denoiser
 from unires.errors import UniresError
 from unires.restore.restorer import Restorer
 
@@ -20,8 +21,8 @@ def noise(data: Path) -> sets.PhotoSet:
 
 
 def test_ours_are_what_the_restorer_makes(model: str, noise: sets.PhotoSet) -> None:
-    ours, case = Ours(model, "cpu"), noise.load(0)
-    restorer = Restorer.from_pretrained(model, "cpu")
+    ours, case = Ours(model, "cpu", "float32"), noise.load(0)
+    restorer = Restorer(load_denoiser(Path(model), "cpu", torch.float32), "cpu")
     for name, options in {
         "expert": {"weights": "denoise"},
         "default": {},
@@ -36,7 +37,7 @@ def test_ours_are_what_the_restorer_makes(model: str, noise: sets.PhotoSet) -> N
 
 
 def test_exact_is_float32(model: str, noise: sets.PhotoSet) -> None:
-    ours, case = Ours(model, "cpu"), noise.load(0)
+    ours, case = Ours(model, "cpu", "bfloat16"), noise.load(0)
     exact = open_method("expert [exact=1]", noise, ours)
     fast = open_method("expert", noise, ours)
     assert exact.version != fast.version

@@ -28,7 +28,7 @@ def bare(rows: list[run.Row]) -> list[run.Row]:
 
 
 def again(bench: Bench) -> Bench:
-    return Bench(Ours(bench.ours.model, "cpu"), Store(bench.store.path), log=lambda line: None)
+    return Bench(Ours(bench.ours.model, "cpu", "float32"), Store(bench.store.path), log=lambda line: None)
 
 
 def test_a_killed_run_ends_with_the_same_table(bench: Bench, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +93,19 @@ def test_another_model_is_another_result(bench: Bench, data: Path, tiny_net: Any
     chosen = singles(data, "noise 25")
     first = bench.run(chosen, lambda s: ["expert"])
     save_net(tiny_net(seed=5), tmp_path / "other", torch.float32)
-    other = Bench(Ours(str(tmp_path / "other"), "cpu"), Store(bench.store.path), log=lambda line: None)
+    other = Bench(Ours(str(tmp_path / "other"), "cpu", "float32"), Store(bench.store.path), log=lambda line: None)
     assert other.run(chosen, lambda s: ["expert"])[0]["psnr"] != first[0]["psnr"]
+
+
+def test_a_run_goes_on_in_its_number_type(bench: Bench, data: Path) -> None:
+    """The machine's own choice is timed, and may be another the next time."""
+    bench.ours.number_type = "bfloat16"
+    first = bench.run(singles(data, "noise 25"), lambda s: ["input", "expert"])
+    store = Store(bench.store.path)
+    model = bench.ours.version.split("-")[0]
+    assert store.number_type(model) == "bfloat16" and store.number_type("another") == ""
+    resumed = Bench(Ours(bench.ours.model, "cpu", store.number_type(model)), store, log=lambda line: None)
+    assert resumed.run(singles(data, "noise 25"), lambda s: ["input", "expert"]) == first
 
 
 def test_what_rows_hold(bench: Bench, data: Path) -> None:
@@ -118,8 +129,8 @@ def test_several_processes_make_the_same_rows(bench: Bench, data: Path) -> None:
     chosen = singles(data, "noise 25", "motion 9")
     alone = bench.run(chosen, lambda s: ["input", "expert"])
     path = bench.store.path.with_name("several.jsonl")
-    several = Bench(Ours(bench.ours.model, "cpu"), Store(path), timed=False, log=lambda line: None)
-    plan = parallel.Plan(path, None, bench.ours.model, "cpu", None, ())
+    several = Bench(Ours(bench.ours.model, "cpu", "float32"), Store(path), timed=False, log=lambda line: None)
+    plan = parallel.Plan(path, None, bench.ours.model, "cpu", "float32", None, ())
 
     def spread(photo_sets: Any, job: run.Job) -> None:
         parallel.spread(plan, photo_sets, job, 2)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unires.bench import dials, document, named, page, parallel, plots, profile, report, sets, speed
 from unires.bench.measures import Extra, find_lpips, lpips_path
-from unires.bench.methods import Ours
+from unires.bench.methods import Ours, model_hash
 from unires.bench.peers import PEERS
 from unires.bench.report import Results, Table
 from unires.bench.run import Bench, Job, Store
@@ -102,13 +102,15 @@ def open_bench(wanted: Wanted, out: Path) -> Bench:
     device = pick_device(wanted.device)
     results, cache = out / "results.jsonl", out / "inputs"
     parallel.gather(results)
+    store = Store(results)
+    ours = Ours(wanted.model, device, store.number_type(model_hash(wanted.model)))
     bench = Bench(
-        Ours(wanted.model, wanted.device), Store(results), find_lpips(wanted.lpips, device), cache,
-        Extra(wanted.extra, device), wanted.workers == 1, log,
+        ours, store, find_lpips(wanted.lpips, device), cache, Extra(wanted.extra, device), wanted.workers == 1, log
     )
-    plan = parallel.Plan(results, cache, wanted.model, wanted.device, lpips_path(wanted.lpips), wanted.extra)
 
     def spread(photo_sets: Sequence[PhotoSet], job: Job) -> None:
+        number_type = ours.restorer.denoiser.facts.number_type
+        plan = parallel.Plan(results, cache, wanted.model, device, number_type, lpips_path(wanted.lpips), wanted.extra)
         parallel.spread(plan, photo_sets, job, wanted.workers)
         parallel.gather(results)
         bench.store.read()

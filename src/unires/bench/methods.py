@@ -27,31 +27,33 @@ INPUT, EXPERT, DEFAULT = "input", "expert", "default"
 class Ours:
     """Our methods, from one Restorer that is made when first used."""
 
-    def __init__(self, model: str | None = None, device: str = "auto") -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: str | None = None, device: str = "auto", number_type: str = "") -> None:
+        """number_type: what to compute in ("bfloat16"); "" lets the machine's self-test choose. It is timed, so that
+        two runs on a busy machine may choose differently."""
+        self.model, self.device, self.number_type = model, device, number_type
         self._restorer: Any = None
         self._in_float32: Any = None
 
     @property
     def restorer(self) -> Any:
         if self._restorer is None:
-            from unires.restore.restorer import Restorer
-
-            self._restorer = Restorer.from_pretrained(self.model, self.device)
+            self._restorer = self._open(self.number_type)
         return self._restorer
 
     def _exact(self) -> Any:
         """The same model, computed in float32."""
         if self._in_float32 is None:
-            import torch
-
-            from unires.denoise.checkpoint import load_denoiser
-            from unires.restore.restorer import Restorer
-
-            folder = None if self.model is None else Path(self.model)
-            device = self.restorer.device
-            self._in_float32 = Restorer(load_denoiser(folder, device, torch.float32), device)
+            self._in_float32 = self._open("float32")
         return self._in_float32
+
+    def _open(self, number_type: str) -> Any:
+        import torch
+
+        from unires.denoise.checkpoint import load_denoiser
+        from unires.restore.restorer import Restorer, pick_device
+
+        folder, device = None if self.model is None else Path(self.model), pick_device(self.device)
+        return Restorer(load_denoiser(folder, device, getattr(torch, number_type) if number_type else None), device)
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ class Plan:
     cache: Path | None
     model: str | None
     device: str
+    number_type: str
     lpips: Path | None
     extra: tuple[str, ...]
 
@@ -35,8 +36,8 @@ class Plan:
         store = Store(_part(self.results, part))
         store.rows = Store(self.results).rows | store.rows
         lpips = None if self.lpips is None else Lpips(self.lpips, self.device)
-        return Bench(Ours(self.model, self.device), store, lpips, self.cache, Extra(self.extra, self.device), False,
-                     lambda line: None)
+        ours, extra = Ours(self.model, self.device, self.number_type), Extra(self.extra, self.device)
+        return Bench(ours, store, lpips, self.cache, extra, False, lambda line: None)
 
 
 def spread(plan: Plan, sets: Sequence[PhotoSet], job: Job, parts: int) -> None:

@@ -56,6 +56,15 @@ class Store:
                 row = json.loads(line)
                 self.rows[key_of(row)] = row
 
+    def number_type(self, model: str) -> str:
+        """What the model with that hash was computed in, "" if there is no result of it: a run that goes on has to
+        go on in that."""
+        for row in self.rows.values():
+            parts = str(row["version"]).split("-")
+            if parts[0] == model and len(parts) > 1:
+                return parts[1]
+        return ""
+
     def add(self, row: Row) -> None:
         self.rows[key_of(row)] = row
         with self.path.open("a") as file:
