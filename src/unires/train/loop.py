@@ -257,11 +257,12 @@ class Trainer:
         tasks = ", ".join(f"{name} {odds:g}" for name, odds in c.tasks.items())
         folder = self.folder / LOG
         rows = folder.read_text().splitlines() if folder.exists() else []
+        pairs = sum(len(p[0]) for p in self.paired.values())
+        photos = f"{len(self.photos)} clean photos ({', '.join(Path(f).name for f in c.clean)}) and {pairs} pairs"
         return (
             f"# UniRes compact, {count / 1e6:.1f} M parameters\n\n"
             f"Trained for {self.step} steps of {c.batch * self.world} crops of {c.crop} pixels, "
-            f"{seconds / 60:.0f} minutes in all, on {len(self.photos)} clean photos ({', '.join(Path(f).name for f in c.clean)}) and "
-            f"{sum(len(p[0]) for p in self.paired.values())} pairs. Tasks and their odds: {tasks}.\n\n"
+            f"{seconds / 60:.0f} minutes in all, on {photos}. Tasks and their odds: {tasks}.\n\n"
             f"Last validation, gain in PSNR over the input at t = 1: {rows[-1] if rows else 'none yet'}\n"
         )
 
