@@ -202,7 +202,7 @@ class CompactDenoiser:
             channels=3,
             reduction=1,
             multiple=self.exact.config.multiple,
-            reach=64,
+            reach=96,
             parameters=sum(p.numel() for p in self.exact.parameters()),
             number_type=str(self.kind).removeprefix("torch."),
         )

@@ -25,7 +25,7 @@ from unires.restore.pictures import open_picture
 from unires.sample.sampler import SOLVERS, State, check_solver, composed_estimate, sample, times
 
 Progress = Callable[[float], None]  # called with the share that is done, 0 to 1
-TILE = 768  # pixels a side: larger pictures are restored in overlapping tiles
+TILE = 1024  # pixels a side: larger pictures are restored in overlapping tiles
 LARGEST_SCALE = 4.0
 MOST_STEPS = 50
 
