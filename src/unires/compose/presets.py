@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from unires.compose.weights import Weights
 
-DEFAULT = "blind"
 MOST_STEPS = 8
 
 
