@@ -72,7 +72,7 @@ def test_what_is_printed_is_read_again(free: list[float], steps: int) -> None:
         ("Denoise=1", "did you mean 'denoise'?"),
         ("denoise@relais", "did you mean 'relay'?"),
         ("denoise@", "condition"),
-        ("keep@relay", "takes no condition"),
+        ("keep@down2", "not reduced"),
         ("denoise=0.7,dejpeg=0.4", "sum to 1.1"),
         ("denoise=0.7", "sum to 0.7"),
         ("denoise; dejpeg=0.5", "step 2 sum to 0.5"),

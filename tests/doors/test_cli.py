@@ -156,7 +156,7 @@ REFUSALS = {
     "restore {photo} --weights denoize": "Unknown expert 'denoize'; did you mean 'denoise'?",
     "restore {photo} --weights denoise@relai": "did you mean 'relay'?",
     "restore {photo} --weights denoise=0.7,dejpeg=0.7": "sum to 1.4; they must sum to 1",
-    "restore {photo} --weights keep@lq": "takes no condition",
+    "restore {photo} --weights keep@down4": "not reduced",
     "restore {photo} --weights": "expected one argument",
     "restore {photo} --scale 5": "from 1 to 4",
     "restore {photo} --scale 0": "from 1 to 4",

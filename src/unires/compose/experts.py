@@ -14,8 +14,8 @@ KEEP = "keep"
 @dataclass(frozen=True)
 class Expert:
     """`task` under `condition` (section 1 of the design): lq, the photo; down2 and down4, it reduced and enlarged
-    again; relay, the estimate of the step before (the photo itself in the first step). `keep` is no network:
-    the photo as it is."""
+    again; relay, the estimate of the step before (the photo itself in the first step). `keep` is no network: the
+    photo as it is; `keep@relay`, the estimate of the step before as it is."""
 
     task: str
     condition: str = "lq"
@@ -24,12 +24,12 @@ class Expert:
     def parse(cls, text: str, tasks: Sequence[str]) -> Expert:
         """Read `denoise` or `denoise@relay`. Raises OptionError with the nearest right name."""
         task, at, condition = text.strip().partition("@")
-        if task == KEEP and at:
-            raise OptionError("'keep' takes no condition: it stands for the photo as it is.")
         if task != KEEP and task not in tasks:
             raise OptionError(nearest(task, [*tasks, KEEP], kind="expert"))
         if at and condition not in CONDITIONS:
             raise OptionError(nearest(condition, CONDITIONS, kind="condition"))
+        if task == KEEP and condition.startswith("down"):
+            raise OptionError("'keep' stands for the photo as it is, or with @relay for the step before; not reduced.")
         return cls(task, condition or "lq")
 
     def __str__(self) -> str:

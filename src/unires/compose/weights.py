@@ -78,7 +78,7 @@ class Weights:
     def only_keep(self) -> bool:
         """Whether the result is the photo itself: the last step keeps it whole."""
         last = self.active(self.steps - 1)
-        return len(last) == 1 and self.experts[last[0]].task == KEEP
+        return len(last) == 1 and self.experts[last[0]] == Expert(KEEP)
 
     def active(self, step: int) -> list[int]:
         """The experts that count in a step (beyond the last row, the last row goes on)."""

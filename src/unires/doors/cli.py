@@ -114,6 +114,14 @@ def build_parser() -> Parser:
     train.add_argument("config", metavar="CONFIG", help="a TOML file; configs/compact.toml is the shipped model's")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
                        help="change an option of the configuration, e.g. --set minutes=10 (may be repeated)")
+    router = commands.add_parser(
+        "train-router", help="train what reads photos and weighs experts",
+        description="Trains a model's router: a report on the photo, and weights for its experts, which stay as they are.",
+    )
+    router.set_defaults(run=run_train_router, parser=router)
+    router.add_argument("config", metavar="CONFIG", help="a TOML file; configs/router.toml is the shipped model's")
+    router.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
+                        help="change an option of the configuration, e.g. --set samples=400 (may be repeated)")
     bench.add_parser(commands)
     parser.commands = dict(commands.choices)
     return parser
@@ -203,6 +211,13 @@ def run_train(args: argparse.Namespace) -> None:
     from unires.train.loop import Trainer
 
     Trainer(TrainConfig.read(Path(args.config), args.changes), log=lambda line: print(line, flush=True)).run()
+
+
+def run_train_router(args: argparse.Namespace) -> None:
+    from unires.train.router import RouterTrainer, RouterTraining
+
+    config = RouterTraining.read(Path(args.config), args.changes)
+    RouterTrainer(config, log=lambda line: print(line, flush=True)).run()
 
 
 def _output(args: argparse.Namespace, extension: str, word: str) -> Path:

@@ -9,7 +9,7 @@ A solver is a plain function of (estimate, z, times, callback), where `estimate(
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -48,19 +48,23 @@ def times(steps: int) -> list[float]:
 
 
 def composed_estimate(
-    denoiser: Denoiser, conditions: Condition, weights: Weights, z: Tensor, t: float, step: int, relay: Tensor | None
+    denoiser: Denoiser, conditions: Condition, weights: Weights, z: Tensor, t: float, step: int, relay: Tensor | None,
+    severity: Mapping[str, float] | None = None,
 ) -> Tensor:
     """x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k). All experts of the step run as one batch; `keep` runs nothing.
 
-    conditions: `Conditions`, or another function of a condition's name and the relay."""
+    conditions: `Conditions`, or another function of a condition's name and the relay. severity: what a task's
+    experts are told of the degradation's strength, 0 to 1; a task that is not named is told nothing."""
     used = weights.active(step)
     networks = [k for k in used if weights.experts[k].task != KEEP]
-    parts: dict[int, Tensor] = {k: conditions("lq", None) for k in used if k not in networks}
+    seen = {k: conditions(weights.experts[k].condition, relay) for k in used}
+    parts = {k: seen[k] for k in used if k not in networks}
     if networks:
         count = z.shape[0]
-        condition = torch.cat([conditions(weights.experts[k].condition, relay) for k in networks])
+        condition = torch.cat([seen[k] for k in networks])
         tasks = [weights.experts[k].task for k in networks for _ in range(count)]
-        together = denoiser.predict(z.repeat(len(networks), 1, 1, 1), t, condition, tasks)
+        told = [(severity or {}).get(task) for task in tasks]
+        together = denoiser.predict(z.repeat(len(networks), 1, 1, 1), t, condition, tasks, told)
         parts |= dict(zip(networks, together.chunk(len(networks)), strict=True))
     size = z.shape[-2], z.shape[-1]
     total = torch.zeros_like(z)
@@ -137,18 +141,19 @@ def sample(
     *,
     steps: int = 1,
     noise: Tensor | None = None,
+    severity: Mapping[str, float] | None = None,
     solver: str = "ddim",
     callback: Callback | None = None,
 ) -> Tensor:
     """Restore pixels (B x 3 x H x W in [0, 1]) with the experts weighted by `weights`; returns the same shape,
-    not clipped. noise: z_1, unit Gaussian samples; with one step it is not looked at and may be None. Raises
-    OptionError for an unknown solver."""
+    not clipped. noise: z_1, unit Gaussian samples; with one step it is not looked at and may be None.
+    severity: as `composed_estimate` takes it. Raises OptionError for an unknown solver."""
     check_solver(solver)
     conditions = Conditions(denoiser, pixels)
     if noise is None:
         noise = torch.zeros_like(conditions("lq", None))
 
     def estimate(z: Tensor, t: float, step: int, relay: Tensor | None) -> Tensor:
-        return composed_estimate(denoiser, conditions, weights, z, t, step, relay)
+        return composed_estimate(denoiser, conditions, weights, z, t, step, relay, severity)
 
     return denoiser.decode(SOLVERS[solver](estimate, noise, times(steps), callback))

@@ -70,15 +70,7 @@ class TrainConfig:
         """From a TOML file; `changes` are lines in TOML (`minutes=10`) that win over it.
 
         Raises UniresError naming the unknown option."""
-        try:
-            values = tomllib.loads(Path(path).read_text())
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UniresError(f"The configuration {shown(path)} can't be read: {_first_line(error)}.") from error
-        for change in changes:
-            try:
-                _merge(values, tomllib.loads(change))
-            except tomllib.TOMLDecodeError as error:
-                raise UniresError(f"{shown(change)} is no option; write KEY=VALUE, texts in quotes.") from error
+        values = read_values(path, changes)
         model = values.pop("model", {})
         if not isinstance(model, dict):
             raise UniresError("The option model is a table.")
@@ -92,6 +84,20 @@ class TrainConfig:
         return dataclasses.replace(
             config, clean=beside(config.clean), validation=beside(config.validation), paired=paired
         )
+
+
+def read_values(path: Path, changes: Sequence[str]) -> dict[str, Any]:
+    """A TOML file's values; `changes`, lines in TOML, win. Raises UniresError in one sentence."""
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UniresError(f"The configuration {shown(path)} can't be read: {_first_line(error)}.") from error
+    for change in changes:
+        try:
+            _merge(values, tomllib.loads(change))
+        except tomllib.TOMLDecodeError as error:
+            raise UniresError(f"{shown(change)} is no option; write KEY=VALUE, texts in quotes.") from error
+    return values
 
 
 KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", tuple: "a list", dict: "a table"}

@@ -1,0 +1,98 @@
+"""The router: what it promises about its weights, and that a checkpoint keeps it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from unires.compose.experts import Expert
+from unires.compose.router import FILE, LEAST, Router, RouterConfig
+from unires.degrade.isolated import TASKS
+from unires.errors import UniresError
+
+CONFIG = RouterConfig(
+    TASKS, (("blind", "denoise", "keep"), ("keep@relay", "denoise@relay")), widths=(8, 12), hidden=16
+)
+
+
+@pytest.fixture
+def router() -> Router:
+    torch.manual_seed(1)
+    return Router(CONFIG).eval()
+
+
+def stirred(router: Router) -> Router:
+    for weigh in router.weigh:
+        torch.nn.init.normal_(weigh[-1].weight, std=0.3)
+    return router
+
+
+def test_untrained_it_trusts_the_first_of_each_step(router: Router, photo: Any) -> None:
+    reading = router.reading(router.features(photo))
+    assert str(reading.weights) == "blind=1; keep@relay=1"
+
+
+def test_weights_sum_to_one_at_every_place(router: Router, photo: Any) -> None:
+    features = stirred(router).features(photo)
+    assert features.shape[-2:] == (256 // CONFIG.cell, 256 // CONFIG.cell)
+    known = router.judge(features)[:3]
+    for row in router.decide(features, known):
+        torch.testing.assert_close(row.sum(dim=1), torch.ones_like(row[:, 0]))
+    w = router.reading(features).weights
+    torch.testing.assert_close(w.values.sum(dim=1), torch.ones_like(w.values[:, 0]))
+    assert w.steps == 2 and w.values.dim() == 4
+
+
+def test_small_weights_cost_no_pass(router: Router) -> None:
+    first = torch.tensor([0.6, 0.37, 0.03])[:, None, None].expand(3, 4, 5).clone()
+    second = torch.tensor([1.0 + LEAST / 2, -LEAST / 2])[:, None, None].expand(2, 4, 5)
+    w = router.weights([first, second])
+    assert [w.experts[i] for i in w.active(0)] == [Expert("blind"), Expert("denoise")]
+    assert [w.experts[i] for i in w.active(1)] == [Expert("keep", "relay")]
+    assert w.passes(2) == 2
+    first[2, 1, 1] = 0.5  # where one place needs an expert, it runs
+    first[0, 1, 1] = 0.13
+    assert router.weights([first, second]).passes(1) == 2
+    assert len(router.weights([first, second]).active(0)) == 3
+
+
+def test_features_are_local(router: Router, photo: Any) -> None:
+    """Far from what changed, nothing changes: large photos are read in tiles."""
+    other = photo.clone()
+    other[..., 160:, :] = 0.5
+    a, b = router.features(photo), router.features(other)
+    torch.testing.assert_close(a[..., :20, :], b[..., :20, :])
+    assert not torch.allclose(a[..., 40:, :], b[..., 40:, :])
+
+
+def test_what_is_found_is_sorted_and_told(router: Router, photo: Any) -> None:
+    reading = router.reading(router.features(photo))
+    changes = {
+        "present": torch.tensor([0.9, 0.2, 0.1, 0.8, 0.6]), "severity": torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]),
+        "harm": torch.tensor([-30.0, 0.0, 0.0, -20.0, -25.0]),
+    }  # fmt: skip
+    reading = type(reading)(**{**vars(reading), **changes})
+    assert reading.found == ["denoise", "dejpeg", "super-resolution"]
+    assert reading.told == pytest.approx({"denoise": 0.4, "dejpeg": 0.5, "super-resolution": 0.1})
+
+
+def test_a_folder_keeps_it(router: Router, photo: Any, tmp_path: Path) -> None:
+    assert Router.load(tmp_path) is None
+    stirred(router).half().float().save(tmp_path)
+    again = Router.load(tmp_path)
+    assert again is not None and again.config == CONFIG
+    a, b = router.reading(router.features(photo)), again.reading(again.features(photo))
+    assert torch.equal(a.weights.values, b.weights.values) and torch.equal(a.present, b.present)
+
+
+def test_damage_is_one_sentence(router: Router, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"nothing")
+    with pytest.raises(UniresError, match="is damaged"):
+        Router.load(tmp_path)
+    save_file({"a": torch.zeros(1)}, tmp_path / FILE)
+    with pytest.raises(UniresError, match="is damaged"):
+        Router.load(tmp_path)

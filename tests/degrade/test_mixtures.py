@@ -1,0 +1,58 @@
+"""Random mixtures: what is said to be in them is, and the test recipes never are."""
+
+from __future__ import annotations
+
+import torch
+
+from unires.degrade import mixtures
+from unires.degrade.isolated import TASKS
+from unires.degrade.recipes import TEST, TUNING
+
+
+def drawn(count: int, size: int = 48) -> tuple[torch.Tensor, mixtures.Mixture]:
+    g = torch.Generator().manual_seed(5)
+    ramp = torch.linspace(0.1, 0.9, size).expand(count, 3, size, size)
+    clean = (ramp + 0.1 * torch.randn(ramp.shape, generator=g)).clamp(0, 1)
+    return clean, mixtures.draw(clean, g, g)
+
+
+def test_a_mixture_says_what_it_holds() -> None:
+    clean, mixture = drawn(160)
+    there = mixture.severity >= 0
+    assert torch.equal(mixture.degraded * 255, (mixture.degraded * 255).round())
+    untouched = ~there.any(dim=1)
+    assert untouched.any()
+    assert (mixture.degraded[untouched] - clean[untouched]).abs().max() < 0.5 / 255 + 1e-6
+    assert (mixture.harm[~there] == mixtures.FLOOR).all()
+    assert (mixture.harm[there] > mixtures.FLOOR).float().mean() > 0.95
+    blurs = there[:, TASKS.index("motion-deblur")] & there[:, TASKS.index("defocus-deblur")]
+    assert not blurs.any()
+    for k in range(len(TASKS)):
+        assert there[:, k].any()
+    assert set(there.sum(dim=1).tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_noise_harm_is_its_variance() -> None:
+    _, mixture = drawn(200)
+    k = TASKS.index("denoise")
+    strongest = mixture.severity[:, k].argmax()
+    sigma = 10 ** (mixture.harm[strongest, k] / 20) * 255
+    assert 20 < sigma < 80
+
+
+def test_no_draw_is_a_test_recipe() -> None:
+    for recipe in TEST:
+        assert mixtures.near_test(mixtures.severity_of(recipe))
+        nearly = mixtures.severity_of(recipe)
+        nearly[nearly >= 0] += 0.02
+        assert mixtures.near_test(nearly)
+    for recipe in TUNING:
+        assert not mixtures.near_test(mixtures.severity_of(recipe))
+    _, mixture = drawn(200)
+    assert not any(mixtures.near_test(s) for s in mixture.severity)
+
+
+def test_severity_of_a_recipe_is_what_training_tells() -> None:
+    row = mixtures.severity_of("motion(length=31) + jpeg(quality=5)")
+    assert row[TASKS.index("motion-deblur")] == 1 and row[TASKS.index("dejpeg")] == 1
+    assert (row[[0, 2, 3]] == mixtures.ABSENT).all()

@@ -1,0 +1,109 @@
+"""Training the router: its error is the composed step's error, it finds the oracle's weights, and the report learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from unires.bench.oracle import best_weights, psnr_of
+from unires.compose.router import Router
+from unires.compose.weights import Weights
+from unires.errors import UniresError
+from unires.sample.sampler import sample as run_sampler
+from unires.train.router import STEPS, RouterTrainer, RouterTraining, _report_loss
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, astronaut: Any) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(2):
+        Image.fromarray(astronaut[100 * i : 100 * i + 120, 150:310]).save(folder / f"{i}.png")
+    return folder
+
+
+def trainer(photos: Path, tiny_folder: Path, tmp_path: Path, **changes: Any) -> RouterTrainer:
+    config = {"crop": 64, "margin": 8, "batch": 4, "samples": 8, "rounds": 5, "report_minutes": 0.0, "charge": 0.0}
+    return RouterTrainer(
+        RouterTraining(clean=(str(photos),), model=str(tiny_folder), run=str(tmp_path / "run"), **config | changes),
+        log=lambda line: None,
+    )
+
+
+def test_its_error_is_the_composed_steps_error(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    t = trainer(photos, tiny_folder, tmp_path)
+    (sample, *_) = t.collect()
+    sample.told = {}
+    t.ask([sample], 0)
+    w = torch.linspace(-0.5, 0.9, len(STEPS[0])).double()
+    w[-1] += 1 - w.sum()
+    text = ",".join(f"{e}={v}" for e, v in zip(STEPS[0], w.tolist(), strict=True))
+    weights = Weights.parse(text, t.denoiser.facts.tasks)
+    restored = run_sampler(t.denoiser, sample.degraded[None], weights)
+    error = (restored[0] - sample.clean).square().mean()
+    gram = sample.grams[0].double().mean(dim=(0, 1))
+    assert float(w @ gram @ w) == pytest.approx(float(error), rel=1e-4)
+
+
+def test_it_finds_the_oracles_weights(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """Of one photo, whose places are alike to it as far as the photo's mean goes."""
+    t = trainer(photos, tiny_folder, tmp_path, rounds=400)
+    samples = t.collect()[:2]
+    t.ask(samples, 0)
+    samples[1] = samples[0]  # the last tenth is held out: here, the same
+    gram = samples[0].grams[0].double().mean(dim=(0, 1))
+    start = psnr_of(gram, torch.eye(len(STEPS[0])).double()[0])
+    t.learn_weights(samples, 0)
+    with torch.inference_mode():
+        row = t._rows(samples, 0)[0]
+        reached = -10 * torch.einsum("kyx,yxkl,lyx->yx", row, samples[0].grams[0], row).mean().log10()
+    oracle = psnr_of(gram, best_weights([gram]))
+    assert oracle > start + 0.3
+    assert float(reached) > start + 0.8 * (oracle - start)
+
+
+def test_the_second_step_learns_alone(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    t = trainer(photos, tiny_folder, tmp_path)
+    before = {k: v.clone() for k, v in t.router.state_dict().items()}
+    t.run()
+    after = Router.load(tmp_path / "run")
+    assert after is not None
+    moved = {k for k, v in t.router.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {k for k in before if k.startswith("weigh.")}
+    torch.testing.assert_close(after.weigh[1][-1].bias, t.router.weigh[1][-1].bias, atol=1e-3, rtol=1e-3)
+
+
+def test_the_report_learns(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    t = trainer(photos, tiny_folder, tmp_path, report_minutes=0.05)
+
+    def loss() -> float:
+        _, mixture, where = t.draw(777, 32)
+        with torch.no_grad():
+            features = t.router.features(mixture.degraded)
+            return float(_report_loss(t.router, features, mixture, mixture.severity >= 0, where)[0])
+
+    before = loss()
+    t.learn_report()
+    assert loss() < 0.7 * before
+
+
+def test_regions_stay_clean(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    t = trainer(photos, tiny_folder, tmp_path, region_share=1.0)
+    clean, mixture, where = t.draw(3, 16)
+    outside = (where == 0).expand_as(clean)
+    assert outside.any() and (where == 1).any()
+    assert torch.equal(mixture.degraded[outside], clean[outside])
+
+
+def test_refusals(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UniresError, match="names no folder"):
+        RouterTrainer(RouterTraining(model=str(tiny_folder)))
+    with pytest.raises(UniresError, match="no router"):
+        trainer(photos, tiny_folder, tmp_path, start_from=str(tmp_path))
+    file = tmp_path / "r.toml"
+    file.write_text("sampels = 3\n")
+    with pytest.raises(UniresError, match="samples"):
+        RouterTraining.read(file)
