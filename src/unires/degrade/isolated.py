@@ -43,6 +43,12 @@ def log_severity(value: Tensor, low: float, high: float) -> Tensor:
     return ((value.log() - start) / (math.log(high) - start)).clamp(0, 1)
 
 
+def from_severity(severity: float, low: float, high: float) -> float:
+    """The value of that `log_severity`."""
+    start = math.log(low / 2)
+    return math.exp(start + severity * (math.log(high) - start))
+
+
 def _finish(pixels: Tensor, draw: Draw) -> Tensor:
     """Every file has a trace of noise: sigma 0 to 2."""
     return operators.srgb_gaussian_noise(pixels, draw.uniform(0, 2).to(pixels), draw.device)

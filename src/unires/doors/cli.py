@@ -116,7 +116,7 @@ def build_parser() -> Parser:
                        help="change an option of the configuration, e.g. --set minutes=10 (may be repeated)")
     router = commands.add_parser(
         "train-router", help="train what reads photos and weighs experts",
-        description="Trains a model's router: a report on the photo, and weights for its experts, which stay as they are.",
+        description="Trains what reads a photo and weighs a model's experts; these stay as they are.",
     )
     router.set_defaults(run=run_train_router, parser=router)
     router.add_argument("config", metavar="CONFIG", help="a TOML file; configs/router.toml is the shipped model's")
