@@ -42,17 +42,17 @@ def test_noise_harm_is_its_variance() -> None:
 
 def test_no_draw_is_a_test_recipe() -> None:
     for recipe in TEST:
-        assert mixtures.near_test(mixtures.severity_of(recipe))
-        nearly = mixtures.severity_of(recipe)
+        assert mixtures.near_test(mixtures.severities(recipe))
+        nearly = mixtures.severities(recipe)
         nearly[nearly >= 0] += 0.02
         assert mixtures.near_test(nearly)
     for recipe in TUNING:
-        assert not mixtures.near_test(mixtures.severity_of(recipe))
+        assert not mixtures.near_test(mixtures.severities(recipe))
     _, mixture = drawn(200)
     assert not any(mixtures.near_test(s) for s in mixture.severity)
 
 
 def test_severity_of_a_recipe_is_what_training_tells() -> None:
-    row = mixtures.severity_of("motion(length=31) + jpeg(quality=5)")
+    row = mixtures.severities("motion(length=31) + jpeg(quality=5)")
     assert row[TASKS.index("motion-deblur")] == 1 and row[TASKS.index("dejpeg")] == 1
     assert (row[[0, 2, 3]] == mixtures.ABSENT).all()

@@ -16,6 +16,14 @@ from torch import Tensor
 from unires.degrade import jpeg, kernels, operators, resample
 
 TASKS = ("super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg")
+RANGES = {
+    "super-resolution": (1.3, 4.5),  # times reduced
+    "motion-deblur": (3.0, 31.0),  # extent in pixels
+    "defocus-deblur": (0.6, 6.0),  # radius in pixels
+    "denoise": (2.0, 60.0),  # sigma of 255
+    "dejpeg": (11.0, 96.0),  # 101 less the quality
+}
+"""What a task's strength is counted in, and between which strengths it is trained."""
 CLEAN_SHARE = 0.04  # of all pairs: nothing wrong with the photo, so that an expert learns to leave it alone
 
 
@@ -37,14 +45,17 @@ class Draw:
         return torch.rand(self.size, generator=self.host) < p
 
 
-def log_severity(value: Tensor, low: float, high: float) -> Tensor:
-    """Position of `value` on a logarithmic scale from a little below `low` (0) to `high` (1)."""
+def severity_of(task: str, strength: Tensor) -> Tensor:
+    """Position of a strength (what RANGES counts) on a logarithmic scale from half of its lowest (0) to its highest
+    (1)."""
+    low, high = RANGES[task]
     start = math.log(low / 2)
-    return ((value.log() - start) / (math.log(high) - start)).clamp(0, 1)
+    return ((strength.log() - start) / (math.log(high) - start)).clamp(0, 1)
 
 
-def from_severity(severity: float, low: float, high: float) -> float:
-    """The value of that `log_severity`."""
+def strength_of(task: str, severity: float) -> float:
+    """The strength at a severity."""
+    low, high = RANGES[task]
     start = math.log(low / 2)
     return math.exp(start + severity * (math.log(high) - start))
 
@@ -64,28 +75,29 @@ def _centre(kernel: Tensor, size: int) -> Tensor:
 
 
 def super_resolution(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-    scale = draw.log_uniform(1.3, 4.5)
+    scale = draw.log_uniform(*RANGES["super-resolution"])
     kinds = torch.multinomial(torch.tensor([0.2, 0.2, 0.4, 0.2]), draw.size, True, generator=draw.host)
     height, width = x.shape[-2:]
     out = torch.empty_like(x)
     for i, (s, kind) in enumerate(zip(scale.tolist(), kinds.tolist(), strict=True)):
         small = resample.resize(x[i], resample.reduced_size(height, width, s), resample.KERNELS[kind])
         out[i] = resample.resize(operators.round8(small), (height, width), "bicubic")
-    return _finish(out, draw), log_severity(scale, 1.3, 4.5)
+    return _finish(out, draw), severity_of("super-resolution", scale)
 
 
 def motion(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-    extent = draw.log_uniform(3, 31) * 0.5 + draw.uniform(3, 31) * 0.5
+    low, high = RANGES["motion-deblur"]
+    extent = draw.log_uniform(low, high) * 0.5 + draw.uniform(low, high) * 0.5
     angle = draw.uniform(0, math.pi)
     bend = draw.uniform(-math.pi / 2, math.pi / 2) * draw.chance(0.5)
     path = _each(draw.chance(0.35), kernels.shake(extent, draw.host), kernels.arc(extent, angle, bend))
     excess = draw.uniform(0, 4) * draw.chance(0.2)
     out = operators.blur(x, kernels.splat(path).to(x), excess.to(x))
-    return _finish(out, draw), log_severity(extent, 3, 31)
+    return _finish(out, draw), severity_of("motion-deblur", extent)
 
 
 def defocus(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-    radius = draw.log_uniform(0.6, 6)
+    radius = draw.log_uniform(*RANGES["defocus-deblur"])
     blades = torch.randint(5, 9, (draw.size,), generator=draw.host)
     shapes = [
         kernels.disc(radius),
@@ -97,12 +109,13 @@ def defocus(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     which = draw.uniform(0, 1)
     kernel = _each(which < 0.45, disc, _each(which < 0.7, polygon, gaussian))
     excess = draw.uniform(0, 4) * draw.chance(0.1)
-    return _finish(operators.blur(x, kernel.to(x), excess.to(x)), draw), log_severity(radius, 0.6, 6)
+    return _finish(operators.blur(x, kernel.to(x), excess.to(x)), draw), severity_of("defocus-deblur", radius)
 
 
 def noise(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     white = draw.chance(0.55)
-    sigma = draw.log_uniform(2, 60) * 0.5 + draw.uniform(2, 60) * 0.5
+    low, high = RANGES["denoise"]
+    sigma = draw.log_uniform(low, high) * 0.5 + draw.uniform(low, high) * 0.5
     plain = operators.srgb_gaussian_noise(x, sigma.to(x), draw.device)
     # Brooks et al. 2019, section 3.1: log read noise follows log shot noise along a line
     shot = draw.log_uniform(1e-4, 2e-2)
@@ -111,7 +124,7 @@ def noise(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     camera = operators.sensor_noise(x, shot.to(x), read.to(x), draw.device)
     out = _each(white.to(x.device), plain, camera)
     strength = ((out.clamp(0, 1) - x) ** 2).mean(dim=(1, 2, 3)).sqrt().cpu() * 255
-    return out, log_severity(torch.where(white, sigma, strength.clamp(min=1)), 2, 60)
+    return out, severity_of("denoise", torch.where(white, sigma, strength.clamp(min=1)))
 
 
 def compression(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -124,7 +137,7 @@ def compression(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     moved = x.roll(shift, dims=(-2, -1))
     before = run(moved, first, half).roll([-s for s in shift], dims=(-2, -1))
     out = run(_each(twice.to(x.device), before, x), quality, half)
-    return out, log_severity(101 - quality, 11, 96)
+    return out, severity_of("dejpeg", 101 - quality)
 
 
 def _compress_cpu(x: Tensor, quality: Tensor, half: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unires.degrade import isolated, operators
-from unires.degrade.isolated import TASKS, Draw, log_severity
+from unires.degrade.isolated import TASKS, Draw, severity_of
 from unires.degrade.recipe import Recipe
 from unires.degrade.recipes import TEST
 
@@ -63,26 +63,26 @@ def _choose(count: int, host: torch.Generator) -> Tensor:
     return torch.stack((pixels, blur & moved, blur & ~moved, noise, file), dim=1)
 
 
-RANGES = {  # operator of a recipe: (task, its strength, the strength's range)
-    "resize": ("super-resolution", "scale", (1.3, 4.5)),
-    "motion": ("motion-deblur", "length", (3.0, 31.0)),
-    "defocus": ("defocus-deblur", "radius", (0.6, 6.0)),
-    "noise": ("denoise", "sigma", (2.0, 60.0)),
-    "jpeg": ("dejpeg", "quality", (11.0, 96.0)),
+OPERATORS = {  # of recipes: the task, and the parameter that is its strength
+    "resize": ("super-resolution", "scale"),
+    "motion": ("motion-deblur", "length"),
+    "defocus": ("defocus-deblur", "radius"),
+    "noise": ("denoise", "sigma"),
+    "jpeg": ("dejpeg", "quality"),
 }
 
 
-def severity_of(recipe: str) -> Tensor:
-    """The severity of each task in a recipe of the five plain operators, as training counts it."""
+def severities(recipe: str) -> Tensor:
+    """The severity of each task in a recipe of these operators, as training counts it."""
     row = torch.full((len(TASKS),), ABSENT)
     for name, parameters in Recipe.parse(recipe).steps:
-        task, key, (low, high) = RANGES[name]
+        task, key = OPERATORS[name]
         value = float(dict(parameters)[key])
-        row[TASKS.index(task)] = log_severity(torch.tensor(101 - value if name == "jpeg" else value), low, high)
+        row[TASKS.index(task)] = severity_of(task, torch.tensor(101 - value if name == "jpeg" else value))
     return row
 
 
-_TESTS = torch.stack([severity_of(r) for r in TEST])
+_TESTS = torch.stack([severities(r) for r in TEST])
 
 
 def near_test(severity: Tensor) -> bool:
