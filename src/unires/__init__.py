@@ -71,8 +71,12 @@ def degrade(image: Any, recipe: str, seed: int = 0) -> Any:
     Takes and returns what `restore` does; values are rounded to 8 bits, as in a file. Same seed, same bytes.
     Raises UniresError in one sentence."""
     from unires.degrade.recipe import Recipe
+    from unires.photo.tiles import Window
     from unires.restore.pictures import open_picture
 
     recipe_read = Recipe.parse(recipe)
-    pixels, back = open_picture(image)
-    return back(recipe_read(pixels, seed))
+    picture = open_picture(image)
+    worse = recipe_read(picture[..., :, :], seed)
+    canvas = picture.canvas(worse.shape[-2], worse.shape[-1])
+    canvas.put(Window(0, 0, worse.shape[-2], worse.shape[-1]), worse)
+    return canvas.close()

@@ -72,7 +72,8 @@ def test_tiles_leave_no_seams(restorer: Restorer, photo: Any, kind: str, options
     mean, most, changed = seams(restorer, picture(kind, photo), **options)
     assert changed > 2  # the network does something
     assert mean < 1 and most < 4
-    assert most < 0.05  # this network sees no further than the margin: nothing at all is left
+    # this network sees no further than the margin: nothing is left but what scratch files round off between steps
+    assert most < (0.5 if "steps" in options else 0.05)
 
 
 @pytest.mark.parametrize("kind", ["photo", "gradient"])

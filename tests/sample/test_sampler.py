@@ -17,7 +17,7 @@ from unires.compose.weights import Weights
 from unires.denoise.compact import TASKS
 from unires.denoise.interface import Facts
 from unires.errors import OptionError
-from unires.sample.sampler import SOLVERS, State, composed_estimate, levels, sample, times
+from unires.sample.sampler import SOLVERS, State, composed_estimate, levels, sample, solve, times
 
 
 def noise(*shape: int, seed: int = 0, kind: torch.dtype = torch.float32) -> Tensor:
@@ -102,7 +102,7 @@ def test_the_step_is_the_same_over_samples_noises_and_velocities(tiny: Any, phot
             return composed_estimate(tiny, conditions, w, z, t, step, relay)
 
         seen: list[State] = []
-        SOLVERS["ddim"](estimate, z, [t, s, s / 2], seen.append)
+        solve(SOLVERS["ddim"], estimate, z, [t, s, s / 2], seen.append)
         torch.testing.assert_close(seen[1].z, from_noises, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(seen[1].z, from_velocities, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(seen[0].estimate, total(samples), atol=1e-5, rtol=1e-5)
@@ -161,7 +161,7 @@ def test_the_solvers_converge_with_their_order(solver: str, order: int) -> None:
     for steps in (32, 64, 128, 256):
         ts = [0.8 - 0.6 * i / steps for i in range(steps + 1)]
         states: list[State] = []
-        SOLVERS[solver](lambda z, t, *_: toy.predict(z, t, None, ["denoise"]), z, [*ts, 0.1], states.append)
+        solve(SOLVERS[solver], lambda z, t, *_: toy.predict(z, t, None, ["denoise"]), z, [*ts, 0.1], states.append)
         errors.append(float((states[-1].z - flow(0.2)).abs().max()))
     assert all(abs(o - order) < 0.2 for o in orders(errors)), (errors, orders(errors))
 

@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 KERNELS = ("area", "bilinear", "bicubic", "lanczos")
+_BLOCK = 512  # pixels a side that are made at once: a whole photo's matrices would be nearly all zeros
+
+
+class Sliced(Protocol):
+    """What tensors are cut from: `shape` is B x C x H x W, and `[..., rows, columns]` gives that part. A tensor is one,
+    and so is a picture that is only computed where it is looked at."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, key: Any, /) -> Tensor: ...
 
 
 def _bicubic(x: Tensor) -> Tensor:
@@ -21,36 +33,58 @@ def _bicubic(x: Tensor) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-@functools.lru_cache(maxsize=512)
-def _matrix(old: int, new: int, kernel: str) -> Tensor:
-    """The new x old matrix that resamples one axis; rows sum to one."""
+def _weights(old: int, new: int, kernel: str, start: int, stop: int) -> tuple[int, Tensor]:
+    """Of the new x old matrix that resamples one axis: rows `start` to `stop`, and of those the columns that aren't
+    zero, with the number of the first. Rows sum to one."""
     ratio = old / new
+    stretch = max(ratio, 1.0)
+    reach = math.ceil(3 * stretch) + 1
+    first = min(max(math.floor(start * ratio) - reach, 0), old - 1)
+    end = min(math.ceil(stop * ratio) + reach, old)
+    places = torch.arange(start, stop, dtype=torch.float64)[:, None]
+    pixel = torch.arange(first, end, dtype=torch.float64)[None, :]
     if kernel == "area" and ratio > 1:
-        edge = torch.arange(new, dtype=torch.float64)[:, None] * ratio
-        pixel = torch.arange(old, dtype=torch.float64)[None, :]
+        edge = places * ratio
         weight = (torch.minimum(edge + ratio, pixel + 1) - torch.maximum(edge, pixel)).clamp(min=0)
     else:
-        stretch = max(ratio, 1.0)
-        centre = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * ratio
-        x = (torch.arange(old, dtype=torch.float64)[None, :] + 0.5 - centre) / stretch
+        x = (pixel + 0.5 - (places + 0.5) * ratio) / stretch
         if kernel == "bicubic":
             weight = _bicubic(x)
         elif kernel == "lanczos":
             weight = torch.where(x.abs() < 3, torch.sinc(x) * torch.sinc(x / 3), torch.zeros_like(x))
         else:  # bilinear; also what `area` means when enlarging
             weight = (1 - x.abs()).clamp(min=0)
-    return (weight / weight.sum(dim=1, keepdim=True)).float()
+    return first, (weight / weight.sum(dim=1, keepdim=True)).float()
+
+
+_small_weights = functools.lru_cache(maxsize=512)(_weights)
 
 
 def resize(pixels: Tensor, size: tuple[int, int], kernel: str = "bicubic") -> Tensor:
     """Resample B x C x H x W to B x C x size. Not clipped: bicubic and Lanczos overshoot.
 
     Raises ValueError for a kernel that is not in KERNELS."""
+    if max(size) <= _BLOCK:
+        return part(pixels, size, kernel, slice(0, size[0]), slice(0, size[1]))
+    out = pixels.new_empty(*pixels.shape[:2], *size)
+    for y in range(0, size[0], _BLOCK):
+        for x in range(0, size[1], _BLOCK):
+            rows, columns = slice(y, min(y + _BLOCK, size[0])), slice(x, min(x + _BLOCK, size[1]))
+            out[..., rows, columns] = part(pixels, size, kernel, rows, columns)
+    return out
+
+
+def part(pixels: Sliced, size: tuple[int, int], kernel: str, rows: slice, columns: slice) -> Tensor:
+    """The part `[..., rows, columns]` of `resize(pixels, size, kernel)`; no more of `pixels` is looked at than it
+    needs. Raises ValueError as `resize` does."""
     if kernel not in KERNELS:
         raise ValueError(f"There is no resampling kernel {kernel!r}; there are {', '.join(KERNELS)}.")
-    rows = _matrix(pixels.shape[-2], size[0], kernel).to(pixels)
-    columns = _matrix(pixels.shape[-1], size[1], kernel).to(pixels)
-    return rows @ (pixels @ columns.T)
+    (top, down), (left, across) = (
+        (_small_weights if old * new <= _BLOCK**2 else _weights)(old, new, kernel, *which.indices(new)[:2])
+        for old, new, which in zip(pixels.shape[-2:], size, (rows, columns), strict=True)
+    )
+    x = pixels[..., top : top + down.shape[1], left : left + across.shape[1]]
+    return down.to(x) @ (x @ across.to(x).T)
 
 
 def reduced_size(height: int, width: int, scale: float) -> tuple[int, int]:

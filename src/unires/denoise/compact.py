@@ -205,6 +205,8 @@ class CompactDenoiser:
             reach=96,
             parameters=sum(p.numel() for p in self.exact.parameters()),
             number_type=str(self.kind).removeprefix("torch."),
+            # six of the widest layers, which have half of the picture's width and height: 5.3 to 5.6 were measured
+            memory=6 * self.exact.config.widths[0] // 4 * self.kind.itemsize,
         )
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ class Facts:
     reach: int  # pixels from a border beyond which the border is not seen
     parameters: int
     number_type: str  # what the network computes in
+    memory: int = 512  # bytes that predicting takes at its peak, for each pixel of each sample
 
 
 class Denoiser(Protocol):

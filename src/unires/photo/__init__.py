@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unires.photo.files import check_output, read_photo, write_photo
     from unires.photo.model import Encoding, Photo
-    from unires.photo.tiles import Blender, TilePlan, Window, plan_tiles, run_tiles
+    from unires.photo.tiles import Blender, TilePlan, Window, plan_tiles
 
 _HOME = {
     "read_photo": "files",
@@ -20,7 +20,6 @@ _HOME = {
     "Photo": "model",
     "Encoding": "model",
     "plan_tiles": "tiles",
-    "run_tiles": "tiles",
     "Blender": "tiles",
     "TilePlan": "tiles",
     "Window": "tiles",
@@ -35,7 +34,6 @@ __all__ = [
     "check_output",
     "plan_tiles",
     "read_photo",
-    "run_tiles",
     "write_photo",
 ]
 

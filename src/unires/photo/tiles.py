@@ -18,16 +18,16 @@ is not imported.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple
 
 from unires.errors import OptionError
 
 Ramp = Literal["cosine", "linear"]
 _GRAIN = 4096  # weights are multiples of 1/4096: products of two are exact in float32
+_BAND = 128  # rows (or columns) that are handed on at once
 
 
 class Window(NamedTuple):
@@ -52,8 +52,11 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class TilePlan(Sequence[Window]):
-    """The windows of a picture, row by row, and how to blend them. Made by `plan_tiles`."""
+class TilePlan:
+    """The windows of a picture, and how to blend them. Made by `plan_tiles`.
+
+    They come in strips across the picture's shorter side, so that a strip is small: rows of windows from top to
+    bottom where the picture is upright, columns of windows from left to right where it is wide."""
 
     rows: Axis
     columns: Axis
@@ -68,31 +71,21 @@ class TilePlan(Sequence[Window]):
         """The picture's width in pixels."""
         return self.columns.length
 
+    @property
+    def upright(self) -> bool:
+        """Whether strips are rows of windows."""
+        return self.height >= self.width
+
     def __len__(self) -> int:
         return len(self.rows.starts) * len(self.columns.starts)
 
     def __iter__(self) -> Iterator[Window]:
-        for top in self.rows.starts:
-            for left in self.columns.starts:
-                yield Window(top, left, self.rows.tile, self.columns.tile)
-
-    @overload
-    def __getitem__(self, index: int) -> Window: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Window]: ...
-    def __getitem__(self, index: int | slice) -> Window | list[Window]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError("no such window")
-        row, column = divmod(index % len(self), len(self.columns.starts))
-        return Window(self.rows.starts[row], self.columns.starts[column], self.rows.tile, self.columns.tile)
-
-    def weights(self, window: Window) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The weights of a window's rows and of its columns; a pixel's weight is the product of its two."""
-        row = self.rows.weights[bisect_right(self.rows.starts, window.top) - 1]
-        column = self.columns.weights[bisect_right(self.columns.starts, window.left) - 1]
-        return row, column
+        """Strip by strip."""
+        if self.upright:
+            places = [(top, left) for top in self.rows.starts for left in self.columns.starts]
+        else:
+            places = [(top, left) for left in self.columns.starts for top in self.rows.starts]
+        return (Window(top, left, self.rows.tile, self.columns.tile) for top, left in places)
 
 
 def plan_tiles(
@@ -156,70 +149,58 @@ def cut(picture: Any, window: Window) -> Any:
 
 
 class Blender:
-    """Adds up tiles into one picture; its only large memory is that picture.
+    """Adds up tiles and hands on what is finished; its only large memory is one strip of tiles.
 
-    `scale` is the whole factor by which results are larger than their windows. Results may have other leading
-    dimensions (channels) than the input; the first one decides them, and the kind of array.
+    `put(window, part)` is called with parts of the picture (..., height, width), in the order of the strips; they are
+    lent, as the memory is used again. By the time that a strip begins, all before it is handed on and nothing behind
+    its beginning is, so that a picture may be replaced by its own result in place. Results may have any leading
+    dimensions (channels); the first one decides them, and the kind of array.
     """
 
-    def __init__(self, plan: TilePlan, scale: int = 1) -> None:
-        if scale < 1:
-            raise OptionError("The scale of tiles must be a whole number of at least 1.")
-        self.plan = plan
-        self.scale = scale
-        self._sum: Any = None
+    def __init__(self, plan: TilePlan, put: Callable[[Window, Any], object]) -> None:
+        self.plan, self.put = plan, put
+        self._along, self._across = (plan.rows, plan.columns) if plan.upright else (plan.columns, plan.rows)
+        self._expected, self._done = iter(plan), 0
+        self._strip: Any = None  # (..., along, across)
 
     def add(self, window: Window, result: Any) -> None:
-        """Adds the `result` (..., height x scale, width x scale) of one `window`. Raises `ValueError` on a
-        wrong shape."""
-        s = self.scale
-        if tuple(result.shape[-2:]) != (window.height * s, window.width * s):
+        """Adds the `result` (..., height, width) of the plan's next `window`. Raises `ValueError` on a wrong shape, or
+        out of order."""
+        if tuple(result.shape[-2:]) != (window.height, window.width):
             raise ValueError(f"a tile of {window.height} x {window.width} came back as {tuple(result.shape[-2:])}")
-        result = _as_float(result)
-        if self._sum is None:
-            self._sum = _zeros(result, (*result.shape[:-2], self.plan.height * s, self.plan.width * s))
-        rows, columns = self.plan.weights(window)
-        height = min(window.height, self.plan.height - window.top)
-        width = min(window.width, self.plan.width - window.left)
-        # Pixels without weight are left out of the sum, so that whatever a margin holds (even a NaN) cannot
-        # spread.
-        y0, y1 = _support(rows[:height])
-        x0, x1 = _support(columns[:width])
-        down = _like(result, [w for w in rows[y0:y1] for _ in range(s)])
-        across = _like(result, [w for w in columns[x0:x1] for _ in range(s)])
-        part = result[..., y0 * s : y1 * s, x0 * s : x1 * s] * (down[:, None] * across[None, :])
-        top, left = window.top + y0, window.left + x0
-        self._sum[..., top * s : (window.top + y1) * s, left * s : (window.left + x1) * s] += part
+        if next(self._expected, None) != window:
+            raise ValueError("tiles are added in the order of their plan")
+        result = self._turned(_as_float(result))
+        if self._strip is None:
+            length = min(self._along.tile, self._along.length)
+            self._strip = _zeros(result, (*result.shape[:-2], length, self._across.length))
+        strip, place = divmod(self._done, len(self._across.starts))
+        # Pixels without weight are left out of the sum, so that whatever a margin holds (even a NaN) cannot spread.
+        y, down = _support(self._along, strip)
+        x, across = _support(self._across, place)
+        at = self._across.starts[place] + x
+        part = result[..., y : y + len(down), x : x + len(across)]
+        part = part * (_like(result, down)[:, None] * _like(result, across)[None, :])
+        self._strip[..., y : y + len(down), at : at + len(across)] += part
+        self._done += 1
+        if place + 1 == len(self._across.starts):
+            self._hand_on(strip)
 
-    def picture(self) -> Any:
-        """The blended picture (..., height x scale, width x scale)."""
-        if self._sum is None:
-            raise ValueError("no tile was added")
-        return self._sum
+    def _turned(self, part: Any) -> Any:
+        """From (..., height, width) to (..., along, across), and back."""
+        return part if self.plan.upright else part.swapaxes(-1, -2)
 
-
-def run_tiles(
-    f: Callable[[Any], Any],
-    picture: Any,
-    plan: TilePlan,
-    *,
-    scale: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> Any:
-    """`f` over every window of `picture` (..., height, width; numpy or torch), blended into one picture.
-
-    `f` gets (..., tile height, tile width) and returns the same size, times `scale`; its input is a view and
-    must not be changed. `progress(done, total)` is called after each tile. Raises `ValueError` where shapes
-    do not fit.
-    """
-    if tuple(picture.shape[-2:]) != (plan.height, plan.width):
-        raise ValueError(f"the plan is for {plan.height} x {plan.width}, the picture {tuple(picture.shape[-2:])}")
-    blender = Blender(plan, scale)
-    for done, window in enumerate(plan, start=1):
-        blender.add(window, f(cut(picture, window)))
-        if progress is not None:
-            progress(done, len(plan))
-    return blender.picture()
+    def _hand_on(self, strip: int) -> None:
+        """What no later strip adds to; the rest becomes the beginning of the next strip."""
+        starts = (*self._along.starts, self._along.length)
+        for at in range(starts[strip], starts[strip + 1], _BAND):
+            length = min(_BAND, starts[strip + 1] - at)
+            part = self._turned(self._strip[..., at - starts[strip] : at - starts[strip] + length, :])
+            size = part.shape[-2], part.shape[-1]
+            self.put(Window(at, 0, *size) if self.plan.upright else Window(0, at, *size), part)
+        rest = self._strip[..., starts[strip + 1] - starts[strip] :, :] + 0  # a copy
+        self._strip[..., : rest.shape[-2], :] = rest
+        self._strip[..., rest.shape[-2] :, :] = 0
 
 
 def _axis(length: int, side: int, overlap: int, margin: int, multiple: int, ramp: Ramp) -> Axis:
@@ -261,9 +242,11 @@ def _mirrored(start: int, stop: int, length: int) -> list[int]:
     return [x if x < length else period - x for x in (i % period for i in range(start, stop))]
 
 
-def _support(weights: Sequence[float]) -> tuple[int, int]:
+def _support(axis: Axis, index: int) -> tuple[int, list[float]]:
+    """Where the weights of a window, within the picture, begin to be more than zero, and those that are."""
+    weights = axis.weights[index][: axis.length - axis.starts[index]]
     used = [i for i, w in enumerate(weights) if w != 0.0]
-    return (used[0], used[-1] + 1) if used else (0, 0)
+    return (used[0], list(weights[used[0] : used[-1] + 1])) if used else (0, [])
 
 
 def _as_float(array: Any) -> Any:

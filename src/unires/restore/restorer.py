@@ -6,28 +6,49 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unires.compose import presets
-from unires.compose.conditions import Conditions
+from unires.compose.experts import KEEP
 from unires.compose.weights import Weights
-from unires.degrade import resample
 from unires.degrade.recipe import checked_seed
+from unires.degrade.resample import Sliced
 from unires.denoise.checkpoint import load_denoiser
 from unires.denoise.interface import Denoiser
-from unires.errors import OptionError
+from unires.errors import OptionError, UniresError
 from unires.photo.tiles import Blender, TilePlan, Window, cut, plan_tiles
+from unires.restore.lazy import Noise, Resized, Scratch, WindowConditions
+from unires.restore.memory import TILE, ran_out, tile_for
 from unires.restore.pictures import open_picture
 from unires.sample.sampler import SOLVERS, State, check_solver, composed_estimate, sample, times
 
 Progress = Callable[[float], None]  # called with the share that is done, 0 to 1
-TILE = 1024  # pixels a side: larger pictures are restored in overlapping tiles
+Put = Callable[[Window, Tensor], object]  # takes a part of the result
 LARGEST_SCALE = 4.0
 MOST_STEPS = 50
+
+
+class Canvas(Protocol):
+    """What a result is written on."""
+
+    def put(self, window: Window, pixels: Tensor) -> None: ...
+
+
+C = TypeVar("C", bound=Canvas)
+
+
+@dataclass
+class _Plain:
+    """A tensor as a canvas."""
+
+    values: Tensor
+
+    def put(self, window: Window, pixels: Tensor) -> None:
+        cut(self.values, window)[...] = pixels
 
 
 @dataclass(frozen=True)
@@ -70,23 +91,19 @@ class Restorer:
         scale: float = 1,
         seed: int = 0,
         solver: str = "ddim",
-        tile: int = TILE,
+        tile: int | None = None,
         progress: Progress | None = None,
     ) -> Any:
         """Restore a PIL image, a numpy array or a torch tensor (see `open_picture`); returns the same kind, depth
         and size (times `scale`, by bicubic enlargement first).
 
         weights: as `Weights.parse` reads them, or an object; None chooses. steps: 1 to 50. fidelity: 1 (least
-        error) to 0 (crispest). seed: of the noise that sampling with several steps starts from. progress: called
-        with the share done. Raises UniresError in one sentence."""
-        pixels, back = open_picture(image)
-        restored = self.pixels(
-            pixels, weights=weights, steps=steps, fidelity=fidelity, scale=scale, seed=seed,
-            solver=solver, tile=tile, progress=progress,
-        )
-        if restored is pixels:  # untouched: what came in goes out, not what survives float32 and back
-            return image.clone() if isinstance(image, Tensor) else image.copy()
-        return back(restored)
+        error) to 0 (crispest). seed: of the noise that sampling with several steps starts from. tile: pixels a side
+        of the parts that larger pictures are restored in; None asks how much memory there is. progress: called with
+        the share done. Raises UniresError in one sentence."""
+        picture = open_picture(image)
+        canvas = self._restored(picture, picture.canvas, weights, steps, fidelity, scale, seed, solver, tile, progress)
+        return picture.same() if canvas is None else canvas.close()
 
     restore = __call__
 
@@ -121,91 +138,146 @@ class Restorer:
         scale: float = 1,
         seed: int = 0,
         solver: str = "ddim",
-        tile: int = TILE,
+        tile: int | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """As `__call__`, for B x 3 x H x W in [0, 1]; the result is not clipped. It may be the input itself."""
+
+        def canvas(height: int, width: int) -> _Plain:
+            return _Plain(pixels.new_empty(*pixels.shape[:2], height, width, dtype=torch.float32))
+
+        out = self._restored(pixels, canvas, weights, steps, fidelity, scale, seed, solver, tile, progress)
+        return pixels if out is None else out.values
+
+    def _restored(
+        self, picture: Sliced, make: Callable[[int, int], C], weights: str | Weights | None, steps: int | None,
+        fidelity: float | None, scale: float, seed: int, solver: str, tile: int | None, progress: Progress | None,
+    ) -> C | None:
+        """A canvas, made by `make(height, width)`, with the result; or None where that is the picture itself."""
         chosen, count = self.plan(weights, steps, fidelity, scale)
         seed = checked_seed(seed)
         check_solver(solver)
-        facts = self.denoiser.facts
-        x = pixels
+        height, width = (math.floor(side * scale + 0.5) for side in picture.shape[-2:])
         if scale != 1:
-            size = math.floor(x.shape[-2] * scale + 0.5), math.floor(x.shape[-1] * scale + 0.5)
-            x = resample.resize(x.to(torch.float32), size, "bicubic").clamp(0, 1)
-        tiles = 1
-        if chosen.only_keep:  # nothing is computed, so that nothing can be off by a last bit
-            passes = 0
-        else:
-            passes = chosen.passes(count)
-            x, tiles = self._sample(x, chosen, count, seed, solver, tile, progress)
-        self.report = Report(chosen, count, scale, passes, tiles, self.device, facts.number_type)
+            picture = Resized(picture, (height, width), "bicubic")
+        canvas, passes, tiles = None, 0, 1
+        if not chosen.only_keep:
+            canvas, passes = make(height, width), chosen.passes(count)
+            tiles = self._sample(picture, canvas.put, chosen, count, seed, solver, tile, _climbing(progress))
+        elif scale != 1:
+            canvas = make(height, width)
+            for window in plan_tiles(height, width, TILE, 0):
+                canvas.put(window, cut(picture, window))
+        # where nothing is computed, nothing can be off by a last bit
+        self.report = Report(chosen, count, scale, passes, tiles, self.device, self.denoiser.facts.number_type)
         if progress:
             progress(1.0)
-        return x
+        return canvas
 
     def _sample(
-        self, x: Tensor, weights: Weights, steps: int, seed: int, solver: str, tile: int, progress: Progress | None
-    ) -> tuple[Tensor, int]:
+        self, picture: Sliced, put: Put, weights: Weights, steps: int, seed: int, solver: str, tile: int | None,
+        progress: Progress,
+    ) -> int:
+        """Hand the result to `put`, in parts; returns how many tiles it took. Where memory runs out, everything is
+        done again with tiles of half the side. Raises UniresError where they are too small for that."""
         facts = self.denoiser.facts
-        height, width = x.shape[-2:]
-        plan = plan_tiles(height, width, max(tile, 4 * facts.reach), 3 * facts.reach, margin=facts.reach,
-                          multiple=facts.multiple)
-        noise = self._noise(x, seed) if steps > 1 else None
-        if len(plan) > 1:
-            return self._in_tiles(x, noise, weights, steps, solver, plan, progress), len(plan)
+        count, _, height, width = picture.shape
+        if tile is None:
+            most = max(sum(e.task != KEEP for e in weights.experts), 1)
+            tile = tile_for(most * count * facts.memory, self.device)
+        while True:
+            plan = plan_tiles(height, width, max(tile, 4 * facts.reach), 3 * facts.reach, margin=facts.reach,
+                              multiple=facts.multiple)
+            if facts.reduction != 1 and (steps > 1 or len(plan) > 1):
+                raise OptionError("Tiled sampling of latents is not built yet.")
+            noise = Noise(seed, (count, facts.channels, height, width)) if steps > 1 else None
+            try:
+                if len(plan) > 1:
+                    self._in_tiles(picture, put, noise, weights, steps, solver, plan, progress)
+                else:
+                    self._in_one(picture, put, noise, weights, steps, solver, plan, progress)
+                return len(plan)
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out(error):
+                    raise
+            # the error is gone here, and with it what the failed attempt held
+            side = max(plan.rows.tile, plan.columns.tile)
+            tile = side // 2
+            if max(tile, 4 * facts.reach) >= side:
+                raise UniresError(f"There is not enough memory to restore {width} x {height} pixels.")
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+
+    def _in_one(
+        self, picture: Sliced, put: Put, noise: Sliced | None, weights: Weights, steps: int, solver: str,
+        plan: TilePlan, progress: Progress,
+    ) -> None:
+        whole = Window(0, 0, plan.height, plan.width)
 
         def after(state: State) -> None:
-            if progress:
-                progress((state.step + 1) / state.steps)
+            progress((state.step + 1) / state.steps)
 
-        z = None if noise is None else noise.to(self.device)
-        out = sample(self.denoiser, x, weights, steps=steps, noise=z, solver=solver, callback=after)
-        return out.to(x.device), 1
+        z = None if noise is None else cut(noise, whole).to(self.device)
+        out = sample(self.denoiser, cut(picture, whole), weights, steps=steps, noise=z, solver=solver, callback=after)
+        put(whole, out)
 
     def _in_tiles(
-        self, x: Tensor, noise: Tensor | None, weights: Weights, steps: int, solver: str, plan: TilePlan,
-        progress: Progress | None,
-    ) -> Tensor:
+        self, picture: Sliced, put: Put, noise: Sliced | None, weights: Weights, steps: int, solver: str,
+        plan: TilePlan, progress: Progress,
+    ) -> None:
         """Every step is computed in tiles and blended to a whole before the next: what a tile gets wrong near its
-        border can't grow from step to step."""
-        values = weights.values
-        if values.dim() == 4:  # the maps are of the whole picture, and are cut as it is
-            size = x.shape[-2], x.shape[-1]
-            values = F.interpolate(values, size=size, mode="bilinear", align_corners=False)
-        whole = Conditions(self.denoiser, x)
+        border can't grow from step to step. Between steps z and x_hat lie in scratch files."""
+        ts = times(steps)
+        maps = _maps(weights, plan.height, plan.width)
+        scratch = [Scratch((picture.shape[0], self.denoiser.facts.channels, plan.height, plan.width))
+                   for _ in range(2 if steps > 1 else 0)]
         done = 0
+        for step in range(steps):
+            z, relay = (noise, None) if step == 0 else (scratch[0], scratch[1])
 
-        def estimate(z: Tensor, t: float, step: int, relay: Tensor | None) -> Tensor:
-            nonlocal done
-            blender = Blender(plan)
+            def settle(window: Window, x: Tensor, step: int = step, z: Any = z, relay: Sliced | None = relay) -> None:
+                if step + 1 == steps:
+                    put(window, self.denoiser.decode(x))
+                    return
+                before = None if relay is None else cut(relay, window)
+                after = SOLVERS[solver](cut(z, window), x, before, ts, step)
+                for place, values in zip(scratch, (after, x), strict=True):
+                    place.put(window, values)
+
+            blender = Blender(plan, settle)
             for window in plan:
-                here = Weights(weights.experts, cut(values, window)) if values.dim() == 4 else weights
-
-                def conditions(name: str, relay: Tensor | None, window: Window = window) -> Tensor:
-                    own: Tensor = cut(whole(name, relay), window)
-                    return own.to(self.device)
-
-                part = cut(z, window).to(self.device)
-                out = composed_estimate(self.denoiser, conditions, here, part, t, step, relay)
-                blender.add(window, out.to(x.device))
+                conditions = WindowConditions(self.denoiser, picture, window)
+                here = weights if maps is None else Weights(weights.experts, cut(maps, window))
+                lq = conditions("lq", None)
+                part = torch.zeros_like(lq) if z is None else cut(z, window).to(lq)
+                known = None if relay is None else cut(relay, window).to(lq)
+                out = composed_estimate(self.denoiser, conditions, here, part, ts[step], step, known)
+                blender.add(window, out.cpu())
                 done += 1
-                if progress:
-                    progress(done / (len(plan) * steps))
-            blended: Tensor = blender.picture()
-            return blended
+                progress(done / (len(plan) * steps))
 
-        z = torch.zeros_like(x) if noise is None else noise
-        return self.denoiser.decode(SOLVERS[solver](estimate, z, times(steps), None))
 
-    def _noise(self, x: Tensor, seed: int) -> Tensor:
-        """z_1 for the whole picture from one generator, so that tiles share it, and so that each picture of a batch
-        becomes what it would have become alone."""
-        facts = self.denoiser.facts
-        if facts.reduction != 1:
-            raise OptionError("Tiled sampling of latents is not built yet.")
-        noise = torch.randn(1, facts.channels, *x.shape[-2:], generator=torch.Generator().manual_seed(seed))
-        return noise.to(x).expand(len(x), -1, -1, -1)
+def _maps(weights: Weights, height: int, width: int) -> Sliced | None:
+    """Weight maps of the picture's size: enlarged only where they are looked at."""
+    values = weights.values
+    if values.dim() != 4:
+        return None
+    if values.shape[-2] <= height and values.shape[-1] <= width:
+        return Resized(values, (height, width), "bilinear", clip=False)
+    return F.interpolate(values, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def _climbing(progress: Progress | None) -> Progress:
+    """The share done, told only where it is more than before: what is repeated counts once."""
+    most = 0.0
+
+    def tell(share: float) -> None:
+        nonlocal most
+        if progress and share > most:
+            most = share
+            progress(share)
+
+    return tell
 
 
 def pick_device(name: str) -> str:

@@ -4,7 +4,8 @@
     x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k)               `composed_estimate`
     z_s     = alpha_s x_hat_t + sigma_s eps_hat(z_t, x_hat_t)   `ddim`; `multistep` looks one step back as well
 
-A solver is a plain function of (estimate, z, times, callback), where `estimate(z, t, step, relay)` gives x_hat_t."""
+A solver is that last line: a plain function from (z_t, x_hat_t, the x_hat of the step before, times, step) to z_s. It
+works pixel by pixel, so that a picture too large to be held whole can be taken through it in parts."""
 
 from __future__ import annotations
 
@@ -36,10 +37,10 @@ class State:
     estimate: Tensor  # x_hat_t
 
 
-Estimate = Callable[[Tensor, float, int, Tensor | None], Tensor]
+Estimate = Callable[[Tensor, float, int, Tensor | None], Tensor]  # of (z, t, step, relay): x_hat_t
 Condition = Callable[[str, Tensor | None], Tensor]
 Callback = Callable[[State], None]
-Solver = Callable[[Estimate, Tensor, Sequence[float], Callback | None], Tensor]
+Solver = Callable[[Tensor, Tensor, Tensor | None, Sequence[float], int], Tensor]
 
 
 def times(steps: int) -> list[float]:
@@ -73,43 +74,40 @@ def composed_estimate(
     return total
 
 
-def ddim(estimate: Estimate, z: Tensor, ts: Sequence[float], callback: Callback | None = None) -> Tensor:
-    """First order: DDIM (Song et al. 2021, eq. 12 with eta = 0). Returns the last x_hat."""
-    x: Tensor | None = None
-    for i, (t, s) in enumerate(pairwise(ts)):
-        x = estimate(z, t, i, x)
-        if callback:
-            callback(State(i, len(ts) - 1, t, s, z, x))
-        alpha, sigma = levels(t)
-        noise = (z - alpha * x) / sigma
-        alpha, sigma = levels(s)
-        z = alpha * x + sigma * noise
-    assert x is not None
-    return x
+def ddim(z: Tensor, x: Tensor, before: Tensor | None, ts: Sequence[float], i: int) -> Tensor:
+    """First order: DDIM (Song et al. 2021, eq. 12 with eta = 0)."""
+    alpha, sigma = levels(ts[i])
+    noise = (z - alpha * x) / sigma
+    alpha, sigma = levels(ts[i + 1])
+    return alpha * x + sigma * noise
 
 
-def multistep(estimate: Estimate, z: Tensor, ts: Sequence[float], callback: Callback | None = None) -> Tensor:
+def multistep(z: Tensor, x: Tensor, before: Tensor | None, ts: Sequence[float], i: int) -> Tensor:
     """Second order: DPM-Solver++(2M) (Lu et al. 2022, "DPM-Solver++", algorithm 2), lambda = log(alpha / sigma).
 
     From t = 1, where lambda is infinite, the first step is DDIM's and the second has no slope to correct by."""
+    alpha, sigma = levels(ts[i])
+    alpha_s, sigma_s = levels(ts[i + 1])
+    target = x
+    if i >= 2 and before is not None:
+        h = log_ratio(ts[i + 1]) - log_ratio(ts[i])
+        r = (log_ratio(ts[i]) - log_ratio(ts[i - 1])) / h
+        target = x + (x - before) / (2 * r)
+    # exp(-h) written out: sigma_s alpha_t / (alpha_s sigma_t)
+    return sigma_s / sigma * z + (alpha_s - sigma_s * alpha / sigma) * target
+
+
+def solve(
+    solver: Solver, estimate: Estimate, z: Tensor, ts: Sequence[float], callback: Callback | None = None
+) -> Tensor:
+    """From z at time ts[0] to the estimate at the time before the last, which is the result."""
     x: Tensor | None = None
-    z0 = z
     for i, (t, s) in enumerate(pairwise(ts)):
         before, x = x, estimate(z, t, i, x)
         if callback:
             callback(State(i, len(ts) - 1, t, s, z, x))
-        alpha, sigma = levels(t)
-        alpha_s, sigma_s = levels(s)
-        if s == 0 or alpha == 0:  # the end (x_hat is the result), or the start: the noise is z itself
-            z = alpha_s * x + sigma_s * z0
-            continue
-        target = x
-        if i >= 2 and before is not None:
-            h = log_ratio(s) - log_ratio(t)
-            r = (log_ratio(t) - log_ratio(ts[i - 1])) / h
-            target = x + (x - before) / (2 * r)
-        # exp(-h) written out: sigma_s alpha_t / (alpha_s sigma_t)
-        z = sigma_s / sigma * z + (alpha_s - sigma_s * alpha / sigma) * target
+        if i + 2 < len(ts):
+            z = solver(z, x, before, ts, i)
     assert x is not None
     return x
 
@@ -156,4 +154,4 @@ def sample(
     def estimate(z: Tensor, t: float, step: int, relay: Tensor | None) -> Tensor:
         return composed_estimate(denoiser, conditions, weights, z, t, step, relay, severity)
 
-    return denoiser.decode(SOLVERS[solver](estimate, noise, times(steps), callback))
+    return denoiser.decode(solve(SOLVERS[solver], estimate, noise, times(steps), callback))

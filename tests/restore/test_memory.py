@@ -1,0 +1,89 @@
+"""Memory: flat however large the photo, and when it runs out a restore is repeated with smaller tiles."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unires.denoise.compact import CompactDenoiser
+from unires.errors import UniresError
+from unires.restore import memory
+from unires.restore.restorer import Restorer
+
+ERRORS = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    RuntimeError("not enough memory: you tried to allocate 12 bytes."),
+]
+
+
+class Cramped:
+    """A denoiser with room for `most` pixels of the picture at once."""
+
+    def __init__(self, inner: CompactDenoiser, most: int, error: Exception, patience: int = 0) -> None:
+        self.inner, self.most, self.error, self.patience = inner, most, error, patience
+        self.sides: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def predict(self, z: Any, *rest: Any) -> Any:
+        self.sides.append(z.shape[-1])
+        if z.shape[-1] * z.shape[-2] > self.most and len(self.sides) > self.patience:
+            raise self.error
+        return self.inner.predict(z, *rest)
+
+
+def photo(height: int, width: int) -> Any:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("patience", [0, 1])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_out_of_memory_halves_the_tile(tiny: CompactDenoiser, error: Exception, patience: int, steps: int) -> None:
+    """`patience`: memory runs out only after that many tiles are done."""
+    x = photo(900, 700)
+    cramped = Cramped(tiny, 450 * 450, error, patience)
+    seen: list[float] = []
+    options: dict[str, Any] = {"weights": "denoise", "steps": steps, "progress": seen.append}
+    out = Restorer(cramped)(x, tile=880, **options)
+    assert sorted(set(cramped.sides), reverse=True)[-1] == 440 and max(cramped.sides) > 440
+    assert seen == sorted(seen) and seen[-1] == 1
+    assert np.array_equal(out, Restorer(tiny)(x, tile=440, weights="denoise", steps=steps))
+
+
+def test_when_no_tile_is_small_enough(tiny: CompactDenoiser) -> None:
+    for size in ((900, 700), (100, 80)):
+        with pytest.raises(UniresError, match="not enough memory to restore"):
+            Restorer(Cramped(tiny, 10, MemoryError()))(photo(*size), weights="denoise")
+
+
+def test_other_errors_are_no_lack_of_memory(tiny: CompactDenoiser) -> None:
+    cramped = Cramped(tiny, 10, RuntimeError("a fault"))
+    with pytest.raises(RuntimeError, match="a fault"):
+        Restorer(cramped)(photo(500, 400), weights="denoise")
+    assert len(cramped.sides) == 1
+
+
+def test_tiles_fit_the_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, side in ((None, 1024), (64 << 30, 1024), (1 << 30, 768), (256 << 20, 384), (1, 0)):
+        monkeypatch.setattr(memory, "memory_of", lambda device, there=there: there)
+        assert memory.tile_for(400, "cpu") == side
+
+
+def test_a_container_has_what_it_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "_LIMITS", (str(tmp_path / "none"),))
+    there = memory.memory_of("cpu")
+    assert there is not None and there > 1 << 28
+    for text, expected in (("max\n", there), ("1000000\n", 1_000_000), (str(1 << 62), there)):
+        (tmp_path / "limit").write_text(text)
+        monkeypatch.setattr(memory, "_LIMITS", (str(tmp_path / "limit"),))
+        assert memory.memory_of("cpu") == expected
