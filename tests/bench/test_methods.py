@@ -54,7 +54,7 @@ def test_versions_follow_the_weights(model: str, tmp_path: Path) -> None:
         file.seek(-1, 2)
         file.write(b"\x3f")
     assert model_hash(str(copy)) != model_hash(model)
-    with pytest.raises(UniresError, match=r"no model\.safetensors"):
+    with pytest.raises(UniresError, match=r"can't be read"):
         (copy / "model.safetensors").unlink()
         model_hash(str(copy))
 

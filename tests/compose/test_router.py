@@ -9,40 +9,39 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from unires.compose import router as module
 from unires.compose.experts import Expert
 from unires.compose.router import FILE, LEAST, Router, RouterConfig
 from unires.degrade.isolated import TASKS
 from unires.errors import UniresError
 
-CONFIG = RouterConfig(
-    TASKS, (("blind", "denoise", "keep"), ("keep@relay", "denoise@relay")), widths=(8, 12), hidden=16
-)
+STEPS = (("blind", "denoise", "keep"), ("keep@relay", "denoise@relay"))
 
 
 @pytest.fixture
-def router() -> Router:
+def router(tiny: Any) -> Router:
     torch.manual_seed(1)
-    return Router(CONFIG).eval()
+    return Router(RouterConfig(TASKS, STEPS, tiny.facts.features, 16, 8)).eval().requires_grad_(False)
 
 
 def stirred(router: Router) -> Router:
     for weigh in router.weigh:
-        torch.nn.init.normal_(weigh[-1].weight, std=0.3)
+        torch.nn.init.normal_(weigh.leave.weight, std=0.3)
     return router
 
 
-def test_untrained_it_trusts_the_first_of_each_step(router: Router, photo: Any) -> None:
-    reading = router.reading(router.features(photo))
-    assert str(reading.weights) == "blind=1; keep@relay=1"
+def test_untrained_it_trusts_the_first_of_each_step(router: Router, tiny: Any, photo: Any) -> None:
+    assert str(router.read(tiny, photo).weights) == "blind=1; keep@relay=1"
 
 
-def test_weights_sum_to_one_at_every_place(router: Router, photo: Any) -> None:
-    features = stirred(router).features(photo)
-    assert features.shape[-2:] == (256 // CONFIG.cell, 256 // CONFIG.cell)
-    known = router.judge(features)[:3]
-    for row in router.decide(features, known):
+def test_weights_sum_to_one_at_every_place(router: Router, tiny: Any, photo: Any) -> None:
+    look = stirred(router).look(tiny.features(photo))
+    assert look.shape[-2:] == (256 // tiny.facts.cell, 256 // tiny.facts.cell)
+    presence, severity, harm, _ = router.judge(look)
+    for step in range(2):
+        row = router.decide(look, (presence, severity, harm), step)
         torch.testing.assert_close(row.sum(dim=1), torch.ones_like(row[:, 0]))
-    w = router.reading(features).weights
+    w = router.reading(look).weights
     torch.testing.assert_close(w.values.sum(dim=1), torch.ones_like(w.values[:, 0]))
     assert w.steps == 2 and w.values.dim() == 4
 
@@ -60,17 +59,19 @@ def test_small_weights_cost_no_pass(router: Router) -> None:
     assert len(router.weights([first, second]).active(0)) == 3
 
 
-def test_features_are_local(router: Router, photo: Any) -> None:
-    """Far from what changed, nothing changes: large photos are read in tiles."""
-    other = photo.clone()
-    other[..., 160:, :] = 0.5
-    a, b = router.features(photo), router.features(other)
-    torch.testing.assert_close(a[..., :20, :], b[..., :20, :])
-    assert not torch.allclose(a[..., 40:, :], b[..., 40:, :])
+def test_a_large_photo_is_read_in_tiles(
+    router: Router, tiny: Any, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = photo[..., :250, :201]
+    whole = stirred(router).read(tiny, part)
+    monkeypatch.setattr(module, "TILE", 64)
+    tiled = router.read(tiny, part)
+    torch.testing.assert_close(whole.where, tiled.where)
+    torch.testing.assert_close(whole.weights.values, tiled.weights.values)
 
 
-def test_what_is_found_is_sorted_and_told(router: Router, photo: Any) -> None:
-    reading = router.reading(router.features(photo))
+def test_what_is_found_is_sorted_and_told(router: Router, tiny: Any, photo: Any) -> None:
+    reading = router.read(tiny, photo)
     changes = {
         "present": torch.tensor([0.9, 0.2, 0.1, 0.8, 0.6]), "severity": torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]),
         "harm": torch.tensor([-30.0, 0.0, 0.0, -20.0, -25.0]),
@@ -80,12 +81,12 @@ def test_what_is_found_is_sorted_and_told(router: Router, photo: Any) -> None:
     assert reading.told == pytest.approx({"denoise": 0.4, "dejpeg": 0.5, "super-resolution": 0.1})
 
 
-def test_a_folder_keeps_it(router: Router, photo: Any, tmp_path: Path) -> None:
+def test_a_folder_keeps_it(router: Router, tiny: Any, photo: Any, tmp_path: Path) -> None:
     assert Router.load(tmp_path) is None
     stirred(router).half().float().save(tmp_path)
     again = Router.load(tmp_path)
-    assert again is not None and again.config == CONFIG
-    a, b = router.reading(router.features(photo)), again.reading(again.features(photo))
+    assert again is not None and again.config == router.config
+    a, b = router.read(tiny, photo), again.read(tiny, photo)
     assert torch.equal(a.weights.values, b.weights.values) and torch.equal(a.present, b.present)
 
 

@@ -241,12 +241,20 @@ def test_experts_print_as_they_are_read() -> None:
 @pytest.mark.parametrize("scale", [1, 1.5, 4])
 @pytest.mark.parametrize("fidelity", [0, 0.3, 1])
 def test_presets_are_weights(scale: float, fidelity: float) -> None:
-    w = presets.default_weights(scale, fidelity, TASKS)
+    w = presets.crisper(presets.default_weights(scale, TASKS), fidelity)
     torch.testing.assert_close(w.values.sum(1), torch.ones(w.steps))
     steps = presets.default_steps(fidelity, w)
     assert steps == {0: 8, 0.3: 6, 1: 1}[fidelity]
     invents = sum(float(w.values[0, i]) for i, e in enumerate(w.experts) if e.condition == "down2")
     assert invents == pytest.approx(0.3 * (1 - fidelity), abs=1e-5)
+
+
+def test_crisper_keeps_maps_and_steps() -> None:
+    maps = torch.rand(2, 2, 3, 4)
+    w = presets.crisper(Weights((A, K), maps / maps.sum(dim=1, keepdim=True)), 0.5)
+    torch.testing.assert_close(w.values.sum(dim=1), torch.ones(2, 3, 4))
+    assert float(w.values[1, 2].mean()) == pytest.approx(0.15)
+    assert w.first(1).steps == 1 and w.first(5).steps == 2
 
 
 def test_as_many_steps_as_lists() -> None:

@@ -15,12 +15,15 @@ import torch
 
 import unires
 from unires.compose.experts import Expert
+from unires.compose.router import Router, RouterConfig
 from unires.compose.weights import Weights
+from unires.degrade import isolated
 from unires.degrade.recipe import Recipe
 from unires.denoise.checkpoint import SHIPPED, load_denoiser
-from unires.denoise.compact import CompactConfig, CompactDenoiser, CompactNet
+from unires.denoise.compact import TASKS, CompactConfig, CompactDenoiser, CompactNet
 from unires.errors import OptionError, UniresError
 from unires.restore.restorer import Restorer, pick_device
+from unires.sample.sampler import sample
 
 LEVEL = 1 / 255
 
@@ -273,3 +276,61 @@ def test_the_functions_stay_functions(tiny_net: Callable[..., Any]) -> None:
         "print(callable(unires.restore), callable(unires.degrade))"
     )
     assert python(code).strip() == "True True"
+
+
+# -- with a router ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def routed(tiny: Any) -> Restorer:
+    """A router that isn't trained, but whose weights differ from place to place."""
+    torch.manual_seed(3)
+    steps = ("blind", "denoise", "dejpeg"), ("keep@relay", "denoise@relay")
+    router = Router(RouterConfig(isolated.TASKS, steps, tiny.facts.features, 16, 8)).eval().requires_grad_(False)
+    for weigh in router.weigh:
+        torch.nn.init.normal_(weigh.leave.weight, std=0.3)
+    router.report.bias[: len(isolated.TASKS)] = 3.0  # every degradation is there
+    return Restorer(tiny, router=router)
+
+
+def test_the_router_chooses(routed: Restorer, photo: Any) -> None:
+    out = routed.pixels(photo)
+    report = routed.report
+    assert report is not None and report.reading is not None
+    assert report.steps == 2 and report.weights.values.dim() == 4 and report.passes == 4
+    by_hand = routed.pixels(photo, weights=report.reading.weights)
+    torch.testing.assert_close(out, by_hand, atol=1e-5, rtol=0)
+    assert not torch.allclose(out, routed.pixels(photo, weights="blind"), atol=1e-3)
+    assert routed.pixels(photo, steps=1).shape == photo.shape
+    assert routed.report is not None and routed.report.steps == 1
+
+
+def test_experts_are_told_what_was_read(routed: Restorer, photo: Any) -> None:
+    told = routed.pixels(photo, weights="denoise")
+    reading = routed.read(photo)
+    assert set(reading.told) == set(isolated.TASKS)
+    expected = sample(
+        routed.denoiser, photo, Weights.parse("denoise", TASKS), severity={"denoise": reading.told["denoise"]}
+    )
+    assert torch.equal(told, expected)
+    assert not torch.allclose(told, sample(routed.denoiser, photo, Weights.parse("denoise", TASKS)))
+
+
+def test_a_routed_batch_is_what_each_would_become_alone(routed: Restorer, photo: Any) -> None:
+    batch = torch.cat((photo, photo.flip(-1) * 0.5))
+    done: list[float] = []
+    together = routed(batch, progress=done.append)
+    assert torch.equal(together[0], routed(batch[0])) and torch.equal(together[1], routed(batch[1]))
+    assert done[-1] == 1 and routed(batch, scale=1.5).shape == (2, 3, 384, 384)
+
+
+def test_routed_tiles_leave_no_seams(routed: Restorer, photo: Any) -> None:
+    mean, most, changed = seams(routed, picture("photo", photo))
+    assert changed > 2 and mean < 0.1 and most < 0.5
+
+
+def test_without_a_router_nothing_is_read(restorer: Restorer, routed: Restorer, photo: Any) -> None:
+    with pytest.raises(UniresError, match="has no router"):
+        restorer.read(photo)
+    with pytest.raises(UniresError, match="one at a time"):
+        routed.read(photo.repeat(2, 1, 1, 1))

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from unires.bench import peers, programs
 from unires.bench.interface import Answer, Method, NotApplicable
 from unires.bench.sets import Case, PhotoSet
 from unires.compose.experts import KEEP
-from unires.errors import OptionError, UniresError, nearest
+from unires.errors import OptionError, nearest
 
 INPUT, EXPERT, DEFAULT = "input", "expert", "default"
 
@@ -49,11 +48,10 @@ class Ours:
     def _open(self, number_type: str) -> Any:
         import torch
 
-        from unires.denoise.checkpoint import load_denoiser
-        from unires.restore.restorer import Restorer, pick_device
+        from unires.restore.restorer import Restorer
 
-        folder, device = None if self.model is None else Path(self.model), pick_device(self.device)
-        return Restorer(load_denoiser(folder, device, getattr(torch, number_type) if number_type else None), device)
+        folder = None if self.model is None else Path(self.model)
+        return Restorer.from_pretrained(folder, self.device, getattr(torch, number_type) if number_type else None)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -82,17 +80,10 @@ class Ours:
 
 
 def model_hash(folder: str | None) -> str:
-    """Ten hexadecimal digits of a checkpoint's configuration and weights (None: the shipped one)."""
-    from unires.denoise.checkpoint import SHIPPED
+    """Ten hexadecimal digits of a checkpoint's digest (None: the shipped one's)."""
+    from unires.denoise.checkpoint import digest
 
-    where = SHIPPED if folder is None else Path(folder)
-    digest = hashlib.sha256()
-    for file in ("config.json", "model.safetensors"):
-        try:
-            digest.update((where / file).read_bytes())
-        except OSError as error:
-            raise UniresError(f"The checkpoint {str(where)!r} has no {file}.") from error
-    return digest.hexdigest()[:10]
+    return digest(None if folder is None else Path(folder))[:10]
 
 
 DIALS = ("steps", "fidelity", "seed", "exact")

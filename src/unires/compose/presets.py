@@ -1,24 +1,32 @@
-"""Weights to start from, by name; and what `--fidelity` means while no router chooses."""
+"""Weights where no router chooses, and what `--fidelity` does to weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
+from unires.compose.experts import Expert
 from unires.compose.weights import Weights
 
 MOST_STEPS = 8
+CRISPEST = 0.3  # weight of the reduced photo's estimate at fidelity 0
 
 
-def default_weights(scale: float, fidelity: float, tasks: Sequence[str]) -> Weights:
+def default_weights(scale: float, tasks: Sequence[str]) -> Weights:
     """For a photo of which nothing is known: the blind expert; where it is enlarged, half of it
-    super-resolution. Lower fidelity moves weight to the estimate from a reduced photo, which invents more."""
-    base = "super-resolution=0.5,blind=0.5" if scale > 1 else "blind"
+    super-resolution."""
+    return Weights.parse("super-resolution=0.5,blind=0.5" if scale > 1 else "blind", tasks)
+
+
+def crisper(weights: Weights, fidelity: float) -> Weights:
+    """Lower fidelity moves weight to the estimate from a reduced photo, which invents more."""
     if fidelity >= 1:
-        return Weights.parse(base, tasks)
-    share = 0.3 * (1 - fidelity)
-    parts = [item.partition("=") for item in base.split(",")]
-    kept = ",".join(f"{name}={(1 - share) * float(value or 1):.6f}" for name, _, value in parts)
-    return Weights.parse(f"{kept},super-resolution@down2={share:.6f}", tasks)
+        return weights
+    share = CRISPEST * (1 - fidelity)
+    added = torch.full_like(weights.values[:, :1], share)
+    values = torch.cat(((1 - share) * weights.values, added), dim=1)
+    return Weights((*weights.experts, Expert("super-resolution", "down2")), values)
 
 
 def default_steps(fidelity: float, weights: Weights) -> int:

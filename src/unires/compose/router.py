@@ -1,15 +1,14 @@
 """The router: from the photo to what is wrong with it, how badly and where, and to the weights W that suit it.
 
-A small convolutional network reads the photo once, however many steps follow. Its features are local, so that a large
-photo is read in tiles; all that decides is a second, tiny network on the whole map of features. It never sees an
-expert's result, and experts never see it."""
+It reads what the denoiser's own encoder makes of the photo, once, however many steps follow: a network that can restore
+without being told the task has to know what is wrong. Those features are local, so that a large photo is read in tiles;
+what decides is a small network on the whole map of them. It never sees an expert's result, nor they it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +20,27 @@ from torch import Tensor, nn
 
 from unires.compose.experts import Expert
 from unires.compose.weights import Weights
+from unires.degrade.resample import Sliced
+from unires.denoise.interface import Denoiser
 from unires.errors import OptionError, UniresError, shown
 
 FILE = "router.safetensors"
 SURE = 0.5  # probability from which a degradation counts as there
 LEAST = 0.04  # an expert that no place gives more weight than this is not worth its pass
 HARM_UNIT = 10.0  # dB
+TILE = 1024  # pixels a side that are read at once; a multiple of every cell
 
 
 @dataclass(frozen=True)
 class RouterConfig:
     """`steps`: the experts that each step chooses from; what is named first is where training starts, and where the
-    weights stay while nothing was learnt. Levels of `widths` work at 1/2, 1/4, ... of the resolution."""
+    weights stay while nothing was learnt. `features`: how many the denoiser gives for each cell (`Facts`)."""
 
     tasks: tuple[str, ...]
     steps: tuple[tuple[str, ...], ...]
-    widths: tuple[int, ...] = (24, 48, 64, 96, 128)
-    hidden: int = 128
-
-    @property
-    def cell(self) -> int:
-        """Pixels a side that share one decision."""
-        return int(2 ** len(self.widths))
+    features: int
+    report_width: int = 160
+    weigh_width: int = 96
 
 
 @dataclass(frozen=True)
@@ -70,77 +68,97 @@ class Reading:
         return {t: float(self.severity[self.tasks.index(t)]) for t in self.found}
 
 
-class Residual(nn.Module):
-    """x + conv(relu(conv(x)))."""
+class Weigher(nn.Module):
+    """W of one step, from local features and from what is known of the photo; starts with all weight on one expert."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, features: int, known: int, width: int, experts: int) -> None:
         super().__init__()
-        self.a, self.b = (nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate") for _ in range(2))
-        self.b.weight.data.mul_(0.2)
+        self.enter = nn.Conv2d(features, width, 1)
+        self.inner = nn.Conv2d(2 * width + known, width, 1)
+        self.leave = nn.Conv2d(width, experts, 1)
+        nn.init.zeros_(self.leave.weight)
+        self.leave.bias = nn.Parameter(torch.eye(experts)[0])
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.b(F.leaky_relu(self.a(x), 0.2))
-        return out
-
-
-def _weigher(width: int, hidden: int, experts: int) -> nn.Sequential:
-    """Place by place; starts with all weight on the first expert."""
-    last = nn.Conv2d(hidden, experts, 1)
-    nn.init.zeros_(last.weight)
-    last.bias = nn.Parameter(torch.eye(experts)[0])
-    first, second = nn.Conv2d(width, hidden, 1), nn.Conv2d(hidden, hidden, 1)
-    return nn.Sequential(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), last)
+    def forward(self, x: Tensor, known: Tensor) -> Tensor:
+        """x: B x width x h x w, what `enter` made; known: B x n. Returns B x experts x h x w, each place's sum one."""
+        x = F.leaky_relu(x, 0.2)
+        around = torch.cat((x.mean(dim=(2, 3)), known), dim=1)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
+        row: Tensor = self.leave(F.leaky_relu(self.inner(torch.cat((x, around), dim=1)), 0.2))
+        return row + (1 - row.sum(dim=1, keepdim=True)) / row.shape[1]
 
 
 class Router(nn.Module):
-    """`features` reads, `decide` judges; `reading` puts it in words' reach."""
+    """`look` reduces the denoiser's features place by place; `judge` and `decide` take it from there."""
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, config: RouterConfig) -> None:
         super().__init__()
         self.config = config
-        widths, hidden, n = config.widths, config.hidden, len(config.tasks)
-        self.enter = nn.Conv2d(12, widths[0], 3, padding=1, padding_mode="replicate")
-        self.levels = nn.ModuleList(Residual(w) for w in widths)
-        self.reduce = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
+        width, tasks = config.report_width, len(config.tasks)
+        self.register_buffer("mean", torch.zeros(config.features))  # of the features, over training photos
+        self.register_buffer("deviation", torch.ones(config.features))
+        self.enter = nn.Conv2d(config.features, width, 1)
+        self.inner = nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate")
         # for each degradation: is it here, how strong, how harmful, and how much this place has to say about it
-        self.report = nn.Sequential(nn.Conv2d(widths[-1], hidden, 1), nn.LeakyReLU(0.2), nn.Conv2d(hidden, 4 * n, 1))
-        self.weigh = nn.ModuleList(_weigher(2 * widths[-1] + 3 * n, hidden, len(step)) for step in config.steps)
+        self.report = nn.Conv2d(width, 4 * tasks, 1)
+        self.weigh = nn.ModuleList(
+            Weigher(config.features, 3 * tasks, config.weigh_width, len(step)) for step in config.steps
+        )
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """B x 3 x H x W in [0, 1] to B x C x H/cell x W/cell; sides are multiples of the cell."""
-        x = F.pixel_unshuffle(pixels * 2 - 1, 2).contiguous(memory_format=torch.channels_last)
-        x = self.levels[0](F.leaky_relu(self.enter(x), 0.2))
-        for reduce, level in zip(self.reduce, list(self.levels)[1:], strict=True):
-            x = level(F.leaky_relu(reduce(x), 0.2))
-        out: Tensor = x
-        return out
+    def look(self, features: Tensor) -> Tensor:
+        """B x features x h x w to B x C x h x w: all that is kept of a tile."""
+        x = (features - self.mean[:, None, None]) / self.deviation[:, None, None]
+        x = F.dropout(x.clamp(-8, 8), 0.2, self.training)
+        enters = [self.enter, *(weigh.enter for weigh in self.weigh)]
+        return torch.cat([enter(x) for enter in enters], dim=1)  # type: ignore[operator]
 
-    def judge(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def judge(self, look: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of the whole photo: presence (logits), severity, harm / HARM_UNIT, each B x 5; and presence by place,
         B x 5 x h x w. A place that can't tell (a flat sky says nothing of blur) has little say."""
-        presence, severity, harm, say = self.report(features).float().chunk(4, dim=1)
+        x = F.leaky_relu(look[:, : self.config.report_width], 0.2)
+        x = F.leaky_relu(self.inner(F.dropout(x, 0.2, self.training)), 0.2)
+        presence, severity, harm, say = self.report(x).chunk(4, dim=1)
         share = say.flatten(2).softmax(dim=2).view_as(say)
-        whole = [(share * x).sum(dim=(2, 3)) for x in (presence, severity, harm)]
+        whole = [(share * v).sum(dim=(2, 3)) for v in (presence, severity, harm)]
         return whole[0], whole[1], whole[2], presence
 
-    def decide(self, features: Tensor, known: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
-        """W of each step, B x experts x h x w, each place's sum one; `known` is the photo's judgement."""
-        presence, severity, harm = known
-        facts = torch.cat((presence.sigmoid(), presence.sigmoid() * severity, harm / 5), dim=1)
-        mean = features.float().mean(dim=(2, 3))
-        around = torch.cat((mean, facts), dim=1)[:, :, None, None].expand(-1, -1, *features.shape[-2:])
-        x = torch.cat((features.float(), around), dim=1)
-        rows = [weigh(x) for weigh in self.weigh]
-        return [row + (1 - row.sum(dim=1, keepdim=True)) / row.shape[1] for row in rows]
+    def decide(self, look: Tensor, judged: tuple[Tensor, Tensor, Tensor], step: int) -> Tensor:
+        """W of a step, B x experts x h x w."""
+        presence, severity, harm = judged
+        known = torch.cat((presence.sigmoid(), presence.sigmoid() * severity, harm / 5), dim=1)
+        width = self.config.weigh_width
+        start = self.config.report_width + step * width
+        weights: Tensor = self.weigh[step](look[:, start : start + width], known)
+        return weights
 
     @torch.inference_mode()
-    def reading(self, features: Tensor) -> Reading:
+    def read(self, denoiser: Denoiser, picture: Sliced) -> Reading:
+        """Of a picture of any size, 1 x 3 x H x W, in tiles."""
+        _, _, height, width = picture.shape
+        cell = denoiser.facts.cell
+        reach = -(-denoiser.facts.reach // cell) * cell
+        rows = []
+        for top in range(0, height, TILE):
+            row = []
+            for left in range(0, width, TILE):
+                y, x = max(0, top - reach), max(0, left - reach)
+                part = picture[..., y : min(height, top + TILE + reach), x : min(width, left + TILE + reach)]
+                down, right = (top - y) // cell, (left - x) // cell
+                look = self.look(denoiser.features(part).to(self.mean))
+                row.append(look[..., down : down + TILE // cell, right : right + TILE // cell])
+            rows.append(torch.cat(row, dim=3))
+        return self.reading(torch.cat(rows, dim=2))
+
+    @torch.inference_mode()
+    def reading(self, look: Tensor) -> Reading:
         """Of one photo, 1 x C x h x w. Experts whose weight is nowhere more than LEAST are left out."""
-        presence, severity, harm, where = self.judge(features)
-        rows = self.decide(features, (presence, severity, harm))
+        presence, severity, harm, where = self.judge(look)
+        rows = [self.decide(look, (presence, severity, harm), step)[0] for step in range(len(self.weigh))]
         return Reading(
             self.config.tasks, presence[0].sigmoid(), severity[0].clamp(0, 1), harm[0] * HARM_UNIT, where[0].sigmoid(),
-            self.weights([row[0] for row in rows]),
+            self.weights(rows),
         )
 
     def weights(self, rows: Sequence[Tensor]) -> Weights:
@@ -168,8 +186,8 @@ class Router(nn.Module):
         try:
             with safe_open(path, "pt") as file:
                 values: dict[str, Any] = json.loads(file.metadata()["config"])
-            values |= {k: tuple(values[k]) for k in ("tasks", "widths")}
-            router = cls(RouterConfig(**values | {"steps": tuple(map(tuple, values["steps"]))}))
+            values |= {"tasks": tuple(values["tasks"]), "steps": tuple(map(tuple, values["steps"]))}
+            router = cls(RouterConfig(**values))
             router.load_state_dict({k: v.float() for k, v in load_file(path).items()})
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, OptionError) as error:
             raise UniresError(f"The router in {shown(folder)} is damaged.") from error

@@ -74,6 +74,10 @@ class Weights:
     def steps(self) -> int:
         return int(self.values.shape[0])
 
+    def first(self, count: int) -> Weights:
+        """Its first `count` steps (fewer where it has fewer)."""
+        return Weights(self.experts, self.values[:count])
+
     @property
     def only_keep(self) -> bool:
         """Whether the result is the photo itself: the last step keeps it whole."""

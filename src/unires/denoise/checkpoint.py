@@ -47,12 +47,12 @@ def load_net(folder: Path | None = None) -> CompactNet:
 
 
 def digest(folder: Path | None = None) -> str:
-    """SHA-256 of a checkpoint's configuration and weights: what results depend on. Raises UniresError."""
+    """SHA-256 of a checkpoint's configuration and all weights in it: what results depend on. Raises UniresError."""
     where = SHIPPED if folder is None else folder
     total = hashlib.sha256()
     try:
-        for name in ("config.json", "model.safetensors"):
-            total.update((where / name).read_bytes())
+        for file in (where / "config.json", where / "model.safetensors", *sorted(where.glob("router.*"))):
+            total.update(file.read_bytes())
     except OSError as error:
         raise UniresError(f"The checkpoint {shown(where)} can't be read: {error.strerror}.") from error
     return total.hexdigest()

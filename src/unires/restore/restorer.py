@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from unires.compose import presets
 from unires.compose.experts import KEEP
+from unires.compose.router import Reading, Router
 from unires.compose.weights import Weights
 from unires.degrade.recipe import checked_seed
 from unires.degrade.resample import Sliced
-from unires.denoise.checkpoint import load_denoiser
+from unires.denoise.checkpoint import SHIPPED, load_denoiser
 from unires.denoise.interface import Denoiser
 from unires.errors import OptionError, UniresError
 from unires.photo.tiles import Blender, TilePlan, Window, cut, plan_tiles
@@ -28,6 +29,7 @@ from unires.sample.sampler import SOLVERS, State, check_solver, composed_estimat
 
 Progress = Callable[[float], None]  # called with the share that is done, 0 to 1
 Put = Callable[[Window, Tensor], object]  # takes a part of the result
+Told = Mapping[str, float]  # the severity that a task's experts are told
 LARGEST_SCALE = 4.0
 MOST_STEPS = 50
 
@@ -52,6 +54,19 @@ class _Plain:
 
 
 @dataclass(frozen=True)
+class Options:
+    """How to restore: what `Restorer.__call__` documents."""
+
+    weights: str | Weights | None = None
+    steps: int | None = None
+    fidelity: float | None = None
+    scale: float = 1
+    seed: int = 0
+    solver: str = "ddim"
+    tile: int | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """What a restore did."""
 
@@ -62,24 +77,31 @@ class Report:
     tiles: int
     device: str
     number_type: str
+    reading: Reading | None = None  # what the router found, where there is one
 
 
 class Restorer:
-    """Restores pictures with one denoiser; make it once, call it often.
+    """Restores pictures with one denoiser, and the router that was trained for it, if any. Make it once, call it
+    often.
 
     >>> restorer = Restorer.from_pretrained()                              # doctest: +SKIP
     >>> better = restorer(photo, weights="denoise=0.7,motion-deblur=0.3")  # doctest: +SKIP
     """
 
-    def __init__(self, denoiser: Denoiser, device: str = "cpu") -> None:
-        self.denoiser, self.device = denoiser, device
+    def __init__(self, denoiser: Denoiser, device: str = "cpu", router: Router | None = None) -> None:
+        self.denoiser, self.device, self.router = denoiser, device, router
         self.report: Report | None = None
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None, device: str = "auto") -> Restorer:
-        """From a checkpoint folder, or with None the shipped model. Raises UniresError if it is unusable."""
+    def from_pretrained(
+        cls, folder: str | Path | None = None, device: str = "auto", number_type: torch.dtype | None = None
+    ) -> Restorer:
+        """From a checkpoint folder, or with None the shipped model. number_type: what to compute in; None asks the
+        machine. Raises UniresError if the folder is unusable."""
         where = pick_device(device)
-        return cls(load_denoiser(None if folder is None else Path(folder), where), where)
+        place = SHIPPED if folder is None else Path(folder)
+        denoiser, router = load_denoiser(place, where, number_type), Router.load(place)
+        return cls(denoiser, where, None if router is None else router.to(where))
 
     def __call__(
         self,
@@ -97,20 +119,33 @@ class Restorer:
         """Restore a PIL image, a numpy array or a torch tensor (see `open_picture`); returns the same kind, depth
         and size (times `scale`, by bicubic enlargement first).
 
-        weights: as `Weights.parse` reads them, or an object; None chooses. steps: 1 to 50. fidelity: 1 (least
-        error) to 0 (crispest). seed: of the noise that sampling with several steps starts from. tile: pixels a side
-        of the parts that larger pictures are restored in; None asks how much memory there is. progress: called with
-        the share done. Raises UniresError in one sentence."""
+        weights: as `Weights.parse` reads them, or an object; None lets the router choose. steps: 1 to 50. fidelity: 1
+        (least error) to 0 (crispest). seed: of the noise that sampling with several steps starts from. tile: pixels a
+        side of the parts that larger pictures are restored in; None asks how much memory there is. progress: called
+        with the share done. Raises UniresError in one sentence."""
         picture = open_picture(image)
-        canvas = self._restored(picture, picture.canvas, weights, steps, fidelity, scale, seed, solver, tile, progress)
+        options = Options(weights, steps, fidelity, scale, seed, solver, tile)
+        canvas = self._restored(picture, picture.canvas, options, progress)
         return picture.same() if canvas is None else canvas.close()
 
     restore = __call__
 
+    def read(self, image: Any, scale: float = 1) -> Reading:
+        """What is wrong with one picture (of any kind that can be restored) and how it would be restored, `scale` times
+        enlarged. Raises UniresError where the model has no router."""
+        if self.router is None:
+            raise UniresError("This model has no router, so that it can't tell what is wrong with a photo.")
+        picture: Sliced = open_picture(image)
+        if picture.shape[0] != 1:
+            raise UniresError("Pictures are read one at a time.")
+        self.plan(None, None, None, scale)
+        return self.router.read(self.denoiser, _enlarged(picture, scale))
+
     def plan(
-        self, weights: str | Weights | None, steps: int | None, fidelity: float | None, scale: float
+        self, weights: str | Weights | None, steps: int | None, fidelity: float | None, scale: float,
+        reading: Reading | None = None,
     ) -> tuple[Weights, int]:
-        """Check the options and settle what they leave open. Raises OptionError."""
+        """Check the options and settle what they leave open, by what the router has read. Raises OptionError."""
         if not (isinstance(scale, (int, float)) and 1 <= scale <= LARGEST_SCALE):
             raise OptionError(f"The scale is a number from 1 to {LARGEST_SCALE:g}, not {scale!r}.")
         if fidelity is not None and not (isinstance(fidelity, (int, float)) and 0 <= fidelity <= 1):
@@ -120,7 +155,8 @@ class Restorer:
         aim = 1.0 if fidelity is None else fidelity
         tasks = self.denoiser.facts.tasks
         if weights is None:
-            weights = presets.default_weights(scale, aim, tasks)
+            weights = presets.default_weights(scale, tasks) if reading is None else reading.weights
+            weights = presets.crisper(weights.first(steps or weights.steps), aim)
         elif isinstance(weights, str):
             weights = Weights.parse(weights, tasks)
         count = presets.default_steps(aim, weights) if steps is None else steps
@@ -146,37 +182,61 @@ class Restorer:
         def canvas(height: int, width: int) -> _Plain:
             return _Plain(pixels.new_empty(*pixels.shape[:2], height, width, dtype=torch.float32))
 
-        out = self._restored(pixels, canvas, weights, steps, fidelity, scale, seed, solver, tile, progress)
+        out = self._restored(pixels, canvas, Options(weights, steps, fidelity, scale, seed, solver, tile), progress)
         return pixels if out is None else out.values
 
     def _restored(
-        self, picture: Sliced, make: Callable[[int, int], C], weights: str | Weights | None, steps: int | None,
-        fidelity: float | None, scale: float, seed: int, solver: str, tile: int | None, progress: Progress | None,
+        self, picture: Sliced, make: Callable[[int, int], C], options: Options, progress: Progress | None
     ) -> C | None:
         """A canvas, made by `make(height, width)`, with the result; or None where that is the picture itself."""
-        chosen, count = self.plan(weights, steps, fidelity, scale)
-        seed = checked_seed(seed)
-        check_solver(solver)
-        height, width = (math.floor(side * scale + 0.5) for side in picture.shape[-2:])
-        if scale != 1:
-            picture = Resized(picture, (height, width), "bicubic")
+        o = options
+        chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale)  # refuses before anything is computed
+        seed = checked_seed(o.seed)
+        check_solver(o.solver)
+        reading = None
+        if self.router is not None and not chosen.only_keep:
+            if picture.shape[0] > 1:
+                return self._one_by_one(picture, make, options, progress)
+            reading = self.router.read(self.denoiser, _enlarged(picture, o.scale))
+            chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale, reading)
+        picture = _enlarged(picture, o.scale)
+        height, width = picture.shape[-2:]
         canvas, passes, tiles = None, 0, 1
         if not chosen.only_keep:
             canvas, passes = make(height, width), chosen.passes(count)
-            tiles = self._sample(picture, canvas.put, chosen, count, seed, solver, tile, _climbing(progress))
-        elif scale != 1:
+            tiles = self._sample(
+                picture, canvas.put, chosen, count, {} if reading is None else reading.told, seed, o.solver, o.tile,
+                _climbing(progress),
+            )
+        elif o.scale != 1:
             canvas = make(height, width)
             for window in plan_tiles(height, width, TILE, 0):
                 canvas.put(window, cut(picture, window))
         # where nothing is computed, nothing can be off by a last bit
-        self.report = Report(chosen, count, scale, passes, tiles, self.device, self.denoiser.facts.number_type)
+        kind = self.denoiser.facts.number_type
+        self.report = Report(chosen, count, o.scale, passes, tiles, self.device, kind, reading)
         if progress:
             progress(1.0)
         return canvas
 
+    def _one_by_one(
+        self, pictures: Sliced, make: Callable[[int, int], C], options: Options, progress: Progress | None
+    ) -> C:
+        """A batch, each picture read for itself and restored as it would be alone. The report is the last one's."""
+        count, _, height, width = pictures.shape
+        pixels, results = cut(pictures, Window(0, 0, height, width)), []
+        for i in range(count):
+            results.append(self.pixels(pixels[i : i + 1], **vars(options)))
+            if progress:
+                progress((i + 1) / count)
+        together = torch.cat(results)
+        canvas = make(together.shape[-2], together.shape[-1])
+        canvas.put(Window(0, 0, together.shape[-2], together.shape[-1]), together)
+        return canvas
+
     def _sample(
-        self, picture: Sliced, put: Put, weights: Weights, steps: int, seed: int, solver: str, tile: int | None,
-        progress: Progress,
+        self, picture: Sliced, put: Put, weights: Weights, steps: int, told: Told, seed: int, solver: str,
+        tile: int | None, progress: Progress,
     ) -> int:
         """Hand the result to `put`, in parts; returns how many tiles it took. Where memory runs out, everything is
         done again with tiles of half the side. Raises UniresError where they are too small for that."""
@@ -193,9 +253,9 @@ class Restorer:
             noise = Noise(seed, (count, facts.channels, height, width)) if steps > 1 else None
             try:
                 if len(plan) > 1:
-                    self._in_tiles(picture, put, noise, weights, steps, solver, plan, progress)
+                    self._in_tiles(picture, put, noise, weights, steps, told, solver, plan, progress)
                 else:
-                    self._in_one(picture, put, noise, weights, steps, solver, plan, progress)
+                    self._in_one(picture, put, noise, weights, steps, told, solver, plan, progress)
                 return len(plan)
             except (MemoryError, RuntimeError) as error:
                 if not ran_out(error):
@@ -209,7 +269,7 @@ class Restorer:
                 torch.cuda.empty_cache()
 
     def _in_one(
-        self, picture: Sliced, put: Put, noise: Sliced | None, weights: Weights, steps: int, solver: str,
+        self, picture: Sliced, put: Put, noise: Sliced | None, weights: Weights, steps: int, told: Told, solver: str,
         plan: TilePlan, progress: Progress,
     ) -> None:
         whole = Window(0, 0, plan.height, plan.width)
@@ -218,11 +278,12 @@ class Restorer:
             progress((state.step + 1) / state.steps)
 
         z = None if noise is None else cut(noise, whole).to(self.device)
-        out = sample(self.denoiser, cut(picture, whole), weights, steps=steps, noise=z, solver=solver, callback=after)
+        out = sample(self.denoiser, cut(picture, whole), weights, steps=steps, noise=z, severity=told, solver=solver,
+                     callback=after)
         put(whole, out)
 
     def _in_tiles(
-        self, picture: Sliced, put: Put, noise: Sliced | None, weights: Weights, steps: int, solver: str,
+        self, picture: Sliced, put: Put, noise: Sliced | None, weights: Weights, steps: int, told: Told, solver: str,
         plan: TilePlan, progress: Progress,
     ) -> None:
         """Every step is computed in tiles and blended to a whole before the next: what a tile gets wrong near its
@@ -251,10 +312,15 @@ class Restorer:
                 lq = conditions("lq", None)
                 part = torch.zeros_like(lq) if z is None else cut(z, window).to(lq)
                 known = None if relay is None else cut(relay, window).to(lq)
-                out = composed_estimate(self.denoiser, conditions, here, part, ts[step], step, known)
+                out = composed_estimate(self.denoiser, conditions, here, part, ts[step], step, known, told)
                 blender.add(window, out.cpu())
                 done += 1
                 progress(done / (len(plan) * steps))
+
+
+def _enlarged(picture: Sliced, scale: float) -> Sliced:
+    height, width = (math.floor(side * scale + 0.5) for side in picture.shape[-2:])
+    return picture if scale == 1 else Resized(picture, (height, width), "bicubic")
 
 
 def _maps(weights: Weights, height: int, width: int) -> Sliced | None:

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -44,15 +44,13 @@ class RouterTraining:
     clean: tuple[str, ...] = ()
     model: str = ""
     run: str = "runs/router"
-    start_from: str = ""  # a folder with a router, whose report is gone on with
     crop: int = 192
     margin: int = 16
     region_share: float = 0.25  # of the samples, of which a part stays clean
-    batch: int = 32
-    report_minutes: float = 10.0
-    rate: float = 2e-3
-    samples: int = 2400  # that the experts are run on
-    rounds: int = 4000  # of the weighing, 64 samples each
+    report_samples: int = 6000  # that the report is learnt from
+    samples: int = 2400  # of these, that the experts are run on
+    rounds: int = 3000  # of each part's training, 64 samples each
+    rate: float = 1e-3
     charge: float = 0.01  # what a network pass costs, in units of the log error
     seed: int = 0
     device: str = "cpu"
@@ -72,11 +70,14 @@ class Sample:
 
     clean: Tensor  # 3 x H x W
     degraded: Tensor
-    features: Tensor
-    known: tuple[Tensor, Tensor, Tensor]
-    told: dict[str, float]
-    answers: Tensor  # K x 3 x H x W, of the step last run
-    grams: list[Tensor]  # a step: h x w x K x K
+    features: Tensor  # C x h x w, float16
+    severity: Tensor  # 5, as `mixtures.Mixture` has them
+    harm: Tensor
+    where: Tensor  # 1 x h x w, the share of each cell that is degraded
+    judged: tuple[Tensor, ...] = ()  # presence (logits), severity, harm
+    told: dict[str, float] = field(default_factory=dict)
+    answers: Tensor = field(default_factory=lambda: torch.empty(0))  # K x 3 x H x W, of the step last run
+    grams: list[Tensor] = field(default_factory=list)  # a step: h x w x K x K
 
 
 class RouterTrainer:
@@ -88,24 +89,22 @@ class RouterTrainer:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.device = torch.device(config.device)
-        shape = RouterConfig(tasks=TASKS, steps=STEPS)
-        started = Router.load(Path(config.start_from)) if config.start_from else None
-        if config.start_from and (started is None or started.config != shape):
-            raise UniresError(f"There is no router of this shape in {config.start_from}.")
-        self.router = (started or Router(shape)).to(self.device).requires_grad_(True)
-        self.router.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser: Denoiser = load_denoiser(Path(config.model) if config.model else None, config.device)
+        facts = self.denoiser.facts
+        if not facts.features or config.crop % facts.cell:
+            raise UniresError(f"A router needs a denoiser with features, and crops of whole {facts.cell}-pixel cells.")
+        self.router = Router(RouterConfig(TASKS, STEPS, facts.features)).to(self.device).requires_grad_(False)
         paths = [p for folder in config.clean for p in photo_paths(Path(folder))]
         if not paths:
             raise UniresError("The configuration names no folder of clean photos.")
         self.photos = Atlas.load(paths, config.crop + 2 * config.margin, self.device)
 
     def run(self) -> None:
-        if self.config.report_minutes:
-            self.learn_report()
-            self.save()
-        self.router.requires_grad_(False)
         samples = self.collect()
+        self.learn_report(samples)
+        self.save()
+        samples = samples[: self.config.samples]
+        self.judge(samples)
         for step in range(len(STEPS)):
             self.ask(samples, step)
             self.learn_weights(samples, step)
@@ -131,58 +130,65 @@ class RouterTrainer:
         degraded = torch.where(where, mixture.degraded[window], clean[window])
         return clean[window], dataclasses.replace(mixture, degraded=degraded), where.float()
 
+    def collect(self) -> list[Sample]:
+        """Samples, as the denoiser's encoder sees them. Only those that experts will be run on keep their pixels."""
+        samples: list[Sample] = []
+        started, none = time.monotonic(), torch.empty(0)
+        for index in range(0, self.config.report_samples, 8):
+            clean, mixture, where = self.draw(index, 8)
+            features = self.denoiser.features(mixture.degraded).half()
+            share = F.avg_pool2d(where, self.denoiser.facts.cell)
+            kept = index < self.config.samples
+            for i in range(len(clean)):
+                pixels = (clean[i], mixture.degraded[i]) if kept else (none, none)
+                samples.append(Sample(*pixels, features[i], mixture.severity[i], mixture.harm[i], share[i]))
+            if len(samples) % 400 == 0:
+                self.log(f"{len(samples)} samples, {len(samples) / (time.monotonic() - started):.1f} a second")
+        return samples
+
     # -- what is wrong with the photo -----------------------------------------------------------------------
 
-    def learn_report(self) -> None:
+    def learn_report(self, samples: list[Sample]) -> None:
         """Presence by cross-entropy, severity and harm by squared error where the degradation is there."""
-        c = self.config
         r = self.router
-        parameters = [p for m in (r.enter, r.levels, r.reduce, r.report) for p in m.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=c.rate, betas=(0.9, 0.99), weight_decay=1e-3)
-        started, step, seen = time.monotonic(), 0, []
-        while (done := (time.monotonic() - started) / (60 * c.report_minutes)) < 1:
-            for group in optimizer.param_groups:
-                group["lr"] = c.rate * min(1, (step + 1) / 50) * min(1.0, 2 * (1 - done))
-            _, mixture, where = self.draw(step, c.batch)
-            with torch.autocast(self.device.type, torch.bfloat16):
-                features = r.features(mixture.degraded).float()
-            there = (mixture.severity >= 0).to(self.device)
-            loss, right = _report_loss(r, features, mixture, there, where)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            seen.append((float(loss.detach()), right))
-            step += 1
-            if step % 50 == 0:
-                recent = torch.tensor(seen[-50:]).mean(dim=0).tolist()
-                self.log(f"report {step}  loss {recent[0]:.3f}  presence right {recent[1]:.1%}  done {done:.0%}")
+        some = torch.stack([s.features for s in samples[:512]]).float()
+        r.mean.copy_(some.mean(dim=(0, 2, 3)))
+        r.deviation.copy_(some.std(dim=(0, 2, 3)).clamp(min=1e-3))
+        parts = [r.enter, r.inner, r.report]
+
+        def loss(chosen: list[Sample]) -> Tensor:
+            return _report_loss(r, chosen)
+
+        def score(test: list[Sample]) -> str:
+            presence, _, harm, _ = r.judge(r.look(_stack(test)))
+            there = torch.stack([s.severity for s in test]) >= 0
+            true = torch.stack([s.harm for s in test])
+            right = ((presence.cpu() > 0) == there).float().mean()
+            worst = torch.where(presence > 0, harm, -9.0).argmax(dim=1).cpu() == true.argmax(dim=1)
+            strongest = worst[there.any(dim=1)].float().mean()
+            return f"presence right {right:.1%}, strongest right {strongest:.1%}"
+
+        self._learn("report", [p for part in parts for p in part.parameters()], samples, loss, score)
+
+    def judge(self, samples: list[Sample]) -> None:
+        """Settle what the report says of each sample: experts are told that, and not the truth, as at test time."""
+        with torch.inference_mode():
+            for s in samples:
+                presence, severity, harm, _ = (v[0].clone() for v in self.router.judge(self.router.look(_stack([s]))))
+                s.judged = presence, severity, harm
+                s.told = {
+                    task: float(severity[k].clamp(0, 1))
+                    for k, task in enumerate(TASKS) if float(presence[k].sigmoid()) >= SURE
+                }  # fmt: skip
 
     # -- the experts' answers -------------------------------------------------------------------------------
-
-    def collect(self) -> list[Sample]:
-        """Samples with the router's own judgement of them, as experts are told at test time."""
-        samples = []
-        with torch.inference_mode():
-            for index in range(0, self.config.samples, 8):
-                clean, mixture, _ = self.draw(10_000_000 + index, 8)
-                features = self.router.features(mixture.degraded)
-                presence, severity, harm, _ = self.router.judge(features)
-                for i in range(len(clean)):
-                    told = {
-                        task: float(severity[i, k].clamp(0, 1))
-                        for k, task in enumerate(TASKS) if float(presence[i, k].sigmoid()) >= SURE
-                    }  # fmt: skip
-                    known = presence[i], severity[i], harm[i]
-                    samples.append(Sample(clean[i], mixture.degraded[i], features[i], known, told, torch.empty(0), []))
-        return samples
 
     def ask(self, samples: list[Sample], step: int) -> None:
         """Run the step's experts on every sample, and keep the products of their errors."""
         experts = [Expert.parse(name, self.denoiser.facts.tasks) for name in STEPS[step]]
         t = times(len(STEPS))[step]
         alpha, sigma = levels(t)
-        size, started = self.config.crop, time.monotonic()
+        started = time.monotonic()
         for number, sample in enumerate(samples):
             lq = sample.degraded[None]
             relay = lq if step == 0 else self._estimate(sample, step - 1)
@@ -198,7 +204,7 @@ class RouterTrainer:
             same = {"relay": relay[0], "lq": lq[0]}
             answers = torch.stack([same[e.condition] if e.task == KEEP else next(answered) for e in experts])
             sample.answers = answers.half()
-            sample.grams.append(_grams(answers - sample.clean, self.router.config.cell, size))
+            sample.grams.append(_grams(answers - sample.clean, self.denoiser.facts.cell))
             if number % 200 == 199:
                 pace = (number + 1) / (time.monotonic() - started)
                 self.log(f"step {step + 1}: experts asked about {number + 1} samples, {pace:.1f} a second")
@@ -215,32 +221,47 @@ class RouterTrainer:
     # -- the weights ----------------------------------------------------------------------------------------
 
     def _rows(self, samples: list[Sample], step: int) -> Tensor:
-        known = tuple(torch.stack([s.known[j] for s in samples]) for j in range(3))
-        features = torch.stack([s.features for s in samples])
-        return self.router.decide(features, (known[0], known[1], known[2]))[step]
+        presence, severity, harm = (torch.stack([s.judged[j] for s in samples]) for j in range(3))
+        return self.router.decide(self.router.look(_stack(samples)), (presence, severity, harm), step)
 
     def learn_weights(self, samples: list[Sample], step: int) -> None:
         """Least log squared error of the composed estimate, plus a charge for each expert that has to run."""
-        c = self.config
-        weigh = self.router.weigh[step].requires_grad_(True)
-        held = max(1, len(samples) // 10)  # the last tenth only tells how well it generalises
-        train, test = samples[:-held], samples[-held:]
         networks = torch.tensor([not name.startswith(KEEP) for name in STEPS[step]], device=self.device)
-        optimizer = torch.optim.AdamW(weigh.parameters(), lr=1e-3, weight_decay=1e-2)
+
+        def loss(chosen: list[Sample]) -> Tensor:
+            return self._weighing(chosen, step, networks)[0]
+
+        def score(test: list[Sample]) -> str:
+            _, gain, used = self._weighing(test, step, networks)
+            return f"{gain:.3f} dB, {used:.2f} passes"
+
+        self._learn(f"step {step + 1}", list(self.router.weigh[step].parameters()), samples, loss, score)
+
+    def _learn(
+        self, name: str, parameters: list[torch.nn.Parameter], samples: list[Sample],
+        loss: Callable[[list[Sample]], Tensor], score: Callable[[list[Sample]], str],
+    ) -> None:
+        """Train a part of the router; the last tenth of the samples only tells how well it generalises."""
+        c = self.config
+        held = max(1, len(samples) // 10)
+        train, test = samples[:-held], samples[-held:]
+        optimizer = torch.optim.AdamW([p.requires_grad_() for p in parameters], lr=c.rate, weight_decay=1e-2)
         generator = torch.Generator().manual_seed(c.seed)
         for round_ in range(c.rounds):
             for group in optimizer.param_groups:
-                group["lr"] = 1e-3 * min(1.0, 1.5 * (1 - round_ / c.rounds))
+                group["lr"] = c.rate * min(1.0, 1.3 * (1 - round_ / c.rounds))
             chosen = torch.randint(len(train), (min(64, len(train)),), generator=generator).tolist()
-            loss, _, _ = self._weighing([train[i] for i in chosen], step, networks)
+            self.router.train()
+            value = loss([train[i] for i in chosen])
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
+            torch.autograd.backward(value)
             optimizer.step()
+            self.router.eval()
             if round_ % 500 == 499 or round_ + 1 == c.rounds:
                 with torch.inference_mode():
-                    _, gain, used = self._weighing(test, step, networks)
-                self.log(f"step {step + 1}, round {round_ + 1}: {gain:.3f} dB on held-out samples, {used:.2f} passes")
-        weigh.requires_grad_(False)
+                    self.log(f"{name}, round {round_ + 1}: loss {float(value.detach()):.3f}; held out: {score(test)}")
+        for p in parameters:
+            p.requires_grad_(False)
 
     def _weighing(self, samples: list[Sample], step: int, networks: Tensor) -> tuple[Tensor, float, float]:
         """(loss, mean PSNR in dB, mean passes)."""
@@ -262,23 +283,25 @@ def _regions(count: int, size: int, share: float, host: torch.Generator) -> Tens
     return degraded[:, None]
 
 
-def _report_loss(
-    router: Router, features: Tensor, mixture: mixtures.Mixture, there: Tensor, region: Tensor
-) -> tuple[Tensor, float]:
-    presence, severity, harm, where = router.judge(features)
-    target = there.float()
-    everywhere = target[:, :, None, None] * F.adaptive_avg_pool2d(region, (where.shape[-2], where.shape[-1]))
+def _stack(samples: list[Sample]) -> Tensor:
+    return torch.stack([s.features for s in samples]).float()
+
+
+def _report_loss(router: Router, samples: list[Sample]) -> Tensor:
+    presence, severity, harm, where = router.judge(router.look(_stack(samples)))
+    true = torch.stack([s.severity for s in samples]).to(presence)
+    changed = torch.stack([s.harm for s in samples]).to(presence) / HARM_UNIT
+    target = (true >= 0).float()
+    everywhere = target[:, :, None, None] * torch.stack([s.where for s in samples]).to(presence)
     cross = F.binary_cross_entropy_with_logits
-    true = mixture.severity.to(severity), mixture.harm.to(harm) / HARM_UNIT
     count = target.sum().clamp(min=1)
-    strength = ((severity - true[0]) ** 2 * target).sum() / count
-    change = ((harm - true[1]) ** 2 * target).sum() / count
-    loss = cross(presence, target) + 0.2 * cross(where, everywhere) + 10 * strength + 0.5 * change
-    return loss, float(((presence > 0) == there).float().mean())
+    strength = ((severity - true) ** 2 * target).sum() / count
+    change = ((harm - changed) ** 2 * target).sum() / count
+    return cross(presence, target) + 0.2 * cross(where, everywhere) + 10 * strength + 0.5 * change
 
 
-def _grams(errors: Tensor, cell: int, size: int) -> Tensor:
+def _grams(errors: Tensor, cell: int) -> Tensor:
     """K x 3 x H x W to h x w x K x K: mean products by cell."""
-    k, n = errors.shape[0], size // cell
-    parts = errors.reshape(k, 3, n, cell, n, cell).permute(2, 4, 0, 1, 3, 5).reshape(n, n, k, -1)
+    k, _, height, width = errors.shape
+    parts = errors.reshape(k, 3, height // cell, cell, width // cell, cell).permute(2, 4, 0, 1, 3, 5).flatten(3)
     return parts @ parts.mT / parts.shape[-1]
