@@ -42,7 +42,7 @@ def refused(path: Path, *words: str) -> None:
 @pytest.fixture
 def photo() -> Photo:
     rng = np.random.default_rng(0)
-    return Photo(rng.integers(0, 256, (20, 30, 3)).astype(np.float32) / np.float32(255))
+    return Photo(rng.integers(0, 256, (20, 30, 3)).astype(np.uint8))
 
 
 def test_no_photo_at_all(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ import resource, sys
 import numpy as np
 from unires.errors import PhotoError
 from unires.photo import Photo, write_photo
-photo = Photo(np.random.default_rng(0).random((200, 200, 3), dtype=np.float32))
+photo = Photo(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 try:
     write_photo(photo, {str(tmp_path / f"photo.{name}")!r})
@@ -480,10 +480,10 @@ def test_new_files_have_the_usual_permissions(tmp_path: Path, photo: Photo) -> N
 
 
 def test_outputs_that_cannot_hold_the_photo(tmp_path: Path, photo: Photo) -> None:
-    half = photo.replace(alpha=np.full((20, 30), 0.5, dtype=np.float32))
+    half = photo.replace(alpha=np.full((20, 30), 128, np.uint8))
     with pytest.raises(PhotoError, match="transparent"):
         write_photo(half, tmp_path / "photo.jpg")
-    write_photo(photo.replace(alpha=np.ones((20, 30), dtype=np.float32)), tmp_path / "photo.jpg")
+    write_photo(photo.replace(alpha=np.full((20, 30), 255, np.uint8)), tmp_path / "photo.jpg")
     for name in ("jpg", "webp", "avif"):
         with pytest.raises(PhotoError, match="16 bits"):
             write_photo(photo, tmp_path / f"deep.{name}", bit_depth=16)

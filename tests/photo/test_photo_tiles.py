@@ -57,7 +57,8 @@ def test_windows_cover_alike_and_weights_are_exactly_one(case: tuple[TilePlan, i
         assert window.height % multiple == window.width % multiple == 0
         assert window.height <= tile and window.width <= tile
         assert window.top + window.height < plan.height + multiple
-        rows, columns = (axis.weights[axis.starts.index(at)] for axis, at in zip((plan.rows, plan.columns), window[:2]))
+        rows = plan.rows.weights[plan.rows.starts.index(window.top)]
+        columns = plan.columns.weights[plan.columns.starts.index(window.left)]
         assert min(rows) >= 0 and min(columns) >= 0
         if margin and window.top > 0:
             assert not any(rows[:margin])

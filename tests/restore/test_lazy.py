@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,10 @@ def test_scratch_gives_back_what_was_put(height: int, width: int, data: st.DataO
 
 
 def test_scratch_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lazy.tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no disk that is always full")
+    monkeypatch.setattr(lazy.tempfile, "TemporaryFile", lambda **_: full.open("wb", buffering=0))
     with pytest.raises(UniresError, match=r"not enough room in .* set TMPDIR"):
         Scratch((1, 3, 8, 8)).put(Window(0, 0, 8, 8), torch.zeros(1, 3, 8, 8))
 

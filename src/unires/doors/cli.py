@@ -180,7 +180,7 @@ def run_restore(args: argparse.Namespace) -> None:
     restorer = Restorer.from_pretrained(args.model, args.device)
     bar = ProgressLine(Path(args.photo).name)
     restored = restorer(
-        photo.visible(), weights=args.weights, steps=args.steps, fidelity=args.fidelity, scale=args.scale,
+        photo.visible(args.bit_depth), weights=args.weights, steps=args.steps, fidelity=args.fidelity, scale=args.scale,
         seed=args.seed, progress=bar,
     )
     bar.close()

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     settings = {**options, **encode, "model": digest(Path(args.model) if args.model else None)}
 
     def restore(photo: Photo, progress: folder.Share) -> Photo:
-        return photo.with_pixels(restorer(photo.visible(), progress=progress, **options))
+        return photo.with_pixels(restorer(photo.visible(args.bit_depth), progress=progress, **options))
 
     bar = FolderLine()
     report = folder.run(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from unires.photo import exif as exif_block
 from unires.photo import jpeg, png, tiff
-from unires.photo.model import Encoding
+from unires.photo.model import Encoding, bands
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
@@ -70,7 +70,7 @@ def read_png(file: BinaryIO, check: CheckSize) -> Decoded:
         fields["icc"] = image.info.get("icc_profile")
         if header.bits == 16:
             samples: npt.NDArray[Any] = png.decode16(data)
-            return Decoded(samples, 65535, bit_depth=16, encoding=encoding, **fields)
+            return Decoded(samples, 65535, encoding=encoding, **fields)
         samples, fields["icc"] = _samples(image)
     return Decoded(samples, 255, encoding=encoding, **fields)
 
@@ -113,7 +113,7 @@ def read_avif(file: BinaryIO, check: CheckSize) -> Decoded:
 
             deep = np.asarray(imagecodecs.avif_decode(data))
             if deep.dtype == np.uint16 and deep.shape[:2] == (image.height, image.width):
-                return Decoded(deep, (1 << depth) - 1, bit_depth=16, **fields)
+                return Decoded(deep, (1 << depth) - 1, **fields)
         samples, _ = _samples(image)
         return Decoded(samples, 255, **fields)
 
@@ -157,7 +157,7 @@ def read_tiff(file: BinaryIO, check: CheckSize) -> Decoded:
     if directory.number(262, 1) == 0:
         # White is zero.
         samples = maximum - samples if samples.dtype.kind == "f" else samples.dtype.type(maximum) - samples
-    return Decoded(samples, maximum, bit_depth=8 if bits == 8 else 16, encoding=encoding, **fields)
+    return Decoded(samples, maximum, encoding=encoding, **fields)
 
 
 def image_from(values: npt.NDArray[Any]) -> Image.Image:
@@ -189,7 +189,19 @@ def _samples(image: Image.Image) -> tuple[npt.NDArray[Any], bytes | None]:
         image = image.convert("RGB")
     elif mode not in ("L", "LA", "RGB", "RGBA"):
         raise Refusal(f"has a kind of colour that UniRes does not read ({mode})")
-    return np.asarray(image), icc
+    return samples_of(image), icc
+
+
+def samples_of(image: Image.Image) -> npt.NDArray[Any]:
+    """The samples of a Pillow image. Taken at once, they would for a while take up three times the memory."""
+    out: npt.NDArray[Any] | None = None
+    for rows in bands(image.height):
+        band = np.asarray(image.crop((0, rows.start, image.width, min(rows.stop, image.height))))
+        if out is None:
+            out = np.empty((image.height, *band.shape[1:]), band.dtype)
+        out[rows] = band
+    assert out is not None
+    return out
 
 
 def _from_cmyk(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:

@@ -11,20 +11,20 @@ import numpy as np
 
 from unires.photo import codecs, jpeg, png, tiff
 from unires.photo import exif as exif_block
-from unires.photo.model import IntArray, Photo, one_channel, to_integers
+from unires.photo.alpha import multiplied
+from unires.photo.model import IntArray, Photo, in_depth
 
 _QUALITY = {"WEBP": 95, "AVIF": 92}
 
 
 def samples(photo: Photo, target: str, depth: int) -> IntArray:
-    """The samples to be written, height x width x channels."""
-    pixels = one_channel(photo.pixels)[..., None] if photo.grey else photo.pixels
+    """The samples to be written, height x width x channels; those of the photo itself where nothing changes."""
+    colours = photo.samples
     if photo.alpha is None or target == "JPEG":
-        return to_integers(pixels, depth)
+        return in_depth(colours, depth)
     if target == photo.format == "TIFF" and photo.encoding.extra_sample == 1:
-        alpha = photo.alpha[..., None]
-        pixels = np.where(alpha > 0, pixels * alpha, pixels)
-    return np.concatenate([to_integers(pixels, depth), to_integers(photo.alpha, depth)[..., None]], axis=2)
+        colours = multiplied(colours, photo.alpha)
+    return in_depth(np.concatenate([colours, photo.alpha[..., None]], axis=2), depth)
 
 
 def fitted(photo: Photo, target: str, values: IntArray) -> Photo:

@@ -20,14 +20,17 @@ import numpy.typing as npt
 from unires.errors import OptionError, PhotoError, nearest, shown
 from unires.photo import codecs, encode, png
 from unires.photo import exif as exif_block
+from unires.photo.alpha import divided
 from unires.photo.atomic import exists, refuse_existing, why, write_atomically
 from unires.photo.model import (
     EXTENSIONS,
-    FloatArray,
     IntArray,
     Photo,
+    bands,
     fingerprint,
     from_integers,
+    most,
+    to_integers,
 )
 
 MAX_PIXELS = 178_956_970  # what Pillow refuses as well: above it, a small file can fill the memory
@@ -57,10 +60,9 @@ _READERS: dict[str, Callable[[BinaryIO, codecs.CheckSize], codecs.Decoded]] = {
 def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photo:
     """The photo in a file, upright, in its own colours, with everything the file says about it.
 
-    The content decides the format, not the name: JPEG, PNG, WebP, TIFF or AVIF. Grey photos get three equal
-    channels, palettes become RGB, 1, 2 and 4 bits become 8, 10 to 32 bits and floats of 0 to 1 become 16.
-    CMYK becomes sRGB through its profile, and without one by plainly inverting the inks. Of a JPEG with
-    several pictures (phones) the main one is read.
+    The content decides the format, not the name: JPEG, PNG, WebP, TIFF or AVIF. Palettes become RGB, 1, 2 and 4 bits
+    become 8, 10 to 32 bits and floats of 0 to 1 become 16. CMYK becomes sRGB through its profile, and without one by
+    plainly inverting the inks. Of a JPEG with several pictures (phones) the main one is read.
 
     Raises `PhotoError`, with one sentence, for a file that is missing, empty, damaged, cut short, no picture,
     an animation or of several pages, in another format, larger than `max_pixels`, or that holds values that
@@ -259,32 +261,37 @@ def _size_check(most: int) -> codecs.CheckSize:
 
 
 def _photo(decoded: codecs.Decoded, format: str) -> tuple[Photo, bool]:
-    """Turned upright (and whether that changed anything), as floats, colours and alpha apart."""
+    """Turned upright (and whether that changed anything), colours and alpha apart."""
     fields = decoded.fields
     turn = exif_block.orientation(fields.get("exif"))
     if turn != 1:
-        decoded.samples = _turned(decoded.samples, turn)
+        decoded.samples = np.ascontiguousarray(_turned(decoded.samples, turn))
         fields["exif"] = exif_block.upright(fields["exif"])
         if fields.get("xmp"):
             fields["xmp"] = exif_block.xmp_upright(fields["xmp"])
         if turn >= 5 and fields.get("dpi"):
             fields["dpi"] = fields["dpi"][::-1]
-    samples = decoded.samples
+    samples = _whole_numbers(decoded)
     channels = samples.shape[2]
-    grey = channels < 3
-    pixels: FloatArray = np.empty((*samples.shape[:2], 3), dtype=np.float32)
-    if grey:
-        from_integers(samples[..., 0], decoded.maximum, out=pixels[..., 0])
-        pixels[..., 1:] = pixels[..., :1]
-    else:
-        from_integers(samples[..., :3], decoded.maximum, out=pixels)
-    alpha = from_integers(samples[..., -1], decoded.maximum) if channels in (2, 4) else None
+    colours = samples[..., : 1 if channels < 3 else 3]
+    alpha = samples[..., -1] if channels in (2, 4) else None
     encoding = fields.get("encoding")
     if alpha is not None and encoding is not None and encoding.extra_sample == 1:
         # Colours multiplied by alpha are divided for the work, and multiplied again on the way out.
-        np.divide(pixels, alpha[..., None], out=pixels, where=alpha[..., None] > 0)
-        np.minimum(pixels, 1.0, out=pixels)
-    return Photo(pixels=pixels, alpha=alpha, grey=grey, format=format, **fields), turn != 1
+        colours = divided(colours, alpha)
+    return Photo(colours, alpha, format=format, **fields), turn != 1
+
+
+def _whole_numbers(decoded: codecs.Decoded) -> IntArray:
+    """8 bits stay 8, all else becomes 16."""
+    samples = decoded.samples
+    kind = samples.dtype
+    if (kind == np.uint8 and decoded.maximum == 255) or (kind == np.uint16 and decoded.maximum == 65535):
+        return samples
+    out = np.empty(samples.shape, np.uint16)
+    for rows in bands(len(samples)):
+        out[rows] = to_integers(from_integers(samples[rows], decoded.maximum), 16)
+    return out
 
 
 def _turned(samples: npt.NDArray[Any], turn: int) -> npt.NDArray[Any]:
@@ -320,7 +327,7 @@ def _checked(
             "The photo has more than 8 bits a channel, which UniRes cannot write "
             f"as {_shown_format(target)}; choose PNG or TIFF, or 8 bits."
         )
-    if target == "JPEG" and photo.alpha is not None and not (photo.alpha == 1).all():
+    if target == "JPEG" and photo.alpha is not None and (photo.alpha != most(photo.bit_depth)).any():
         raise PhotoError("The photo is partly transparent, which JPEG cannot hold; PNG, WebP, TIFF and AVIF can.")
     if max(size) > _LARGEST_SIDE[target]:
         raise PhotoError(
@@ -360,7 +367,7 @@ def _verify(temporary: Path, path: Path, target: str, depth: int, values: IntArr
     channels = values.shape[2]
     if target == "WEBP" or (target == "AVIF" and channels == 2):
         channels += 2 if channels < 3 else 0
-    same = decoded.samples.shape[:2] == values.shape[:2] and decoded.fields.get("bit_depth", 8) == depth
+    same = decoded.samples.shape[:2] == values.shape[:2] and decoded.samples.dtype == values.dtype
     same &= decoded.samples.shape[2] == channels or (target in ("WEBP", "AVIF") and (values[..., -1] == 255).all())
     if same and target in ("PNG", "TIFF"):
         same = bool(np.array_equal(decoded.samples, values))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from unires.errors import PhotoError
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
+BAND = 256  # rows
 EXTENSIONS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "AVIF": ".avif"}
 
 
@@ -37,24 +39,21 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo, upright, in its own colour space.
+    """A photo, upright, in its own colour space and its own depth.
 
-    `pixels` is float32, height x width x 3, values 0 to 1 as in the file (not linear light, no colour
-    conversion); a grey photo has three equal channels and `grey` set, and is written back as one channel.
-    `alpha` is float32, height x width, or None. `bit_depth` is 8 or 16 bits a channel, `format` one of JPEG,
-    PNG, WEBP, TIFF and AVIF. `icc`, `exif` (starting at its byte-order mark, orientation already reset to 1),
-    `xmp` and `iptc` (Photoshop image resources, which hold the IPTC record) are bytes as they lie in the
-    file, `dpi` dots an inch (x, y), `comment` the file's comment as bytes.
+    `samples` is uint8 or uint16, height x width x 3, or x 1 for a grey photo: values as in the file (not linear light,
+    no colour conversion). `alpha` is height x width of the same kind, or None. `format` is one of JPEG, PNG, WEBP,
+    TIFF and AVIF. `icc`, `exif` (starting at its byte-order mark, orientation already reset to 1), `xmp` and `iptc`
+    (Photoshop image resources, which hold the IPTC record) are bytes as they lie in the file, `dpi` dots an inch
+    (x, y), `comment` the file's comment as bytes.
 
     Treat it as immutable, its arrays too; `with_pixels` makes the output photo. Raises `PhotoError` when
     shapes do not agree.
     """
 
-    pixels: FloatArray
-    alpha: FloatArray | None = None
-    bit_depth: int = 8
+    samples: IntArray
+    alpha: IntArray | None = None
     format: str = "PNG"
-    grey: bool = False
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
@@ -64,26 +63,41 @@ class Photo:
     encoding: Encoding = field(default_factory=Encoding)
 
     def __post_init__(self) -> None:
-        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or 0 in self.pixels.shape:
-            raise PhotoError(f"A photo needs pixels of height x width x 3, not {self.pixels.shape}.")
-        if self.pixels.dtype != np.float32:
-            raise PhotoError(f"A photo needs float32 pixels, not {self.pixels.dtype}.")
-        if self.alpha is not None and (self.alpha.shape != self.pixels.shape[:2] or self.alpha.dtype != np.float32):
-            raise PhotoError("A photo's alpha must be float32 and of the size of its pixels.")
-        if self.bit_depth not in (8, 16):
-            raise PhotoError(f"A photo has 8 or 16 bits a channel, not {self.bit_depth}.")
+        shape, kind = self.samples.shape, self.samples.dtype
+        if len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
+            raise PhotoError(f"A photo needs samples of height x width x 1 or 3, not {shape}.")
+        if kind not in (np.uint8, np.uint16):
+            raise PhotoError(f"A photo needs samples of uint8 or uint16, not {kind}.")
+        if self.alpha is not None and (self.alpha.shape != shape[:2] or self.alpha.dtype != kind):
+            raise PhotoError("A photo's alpha must be of the kind and size of its samples.")
         if self.format not in EXTENSIONS:
             raise PhotoError(f"A photo is {', '.join(EXTENSIONS)}, not {self.format}.")
 
     @property
     def height(self) -> int:
         """Height in pixels."""
-        return int(self.pixels.shape[0])
+        return int(self.samples.shape[0])
 
     @property
     def width(self) -> int:
         """Width in pixels."""
-        return int(self.pixels.shape[1])
+        return int(self.samples.shape[1])
+
+    @property
+    def grey(self) -> bool:
+        """Whether it has one channel besides alpha."""
+        return bool(self.samples.shape[2] == 1)
+
+    @property
+    def bit_depth(self) -> int:
+        """8 or 16 bits a channel."""
+        return 8 * self.samples.dtype.itemsize
+
+    @property
+    def pixels(self) -> FloatArray:
+        """The samples as float32, 0 to 1, height x width x 3 (grey: three equal channels). Made anew each time."""
+        floats = from_integers(self.samples, float(most(self.bit_depth)))
+        return np.repeat(floats, 3, axis=2) if self.grey else floats
 
     @property
     def extension(self) -> str:
@@ -95,37 +109,37 @@ class Photo:
         """A copy with some fields changed, like `dataclasses.replace`."""
         return dataclasses.replace(self, **changes)
 
-    def visible(self) -> FloatArray:
-        """The pixels for a network: where alpha is 0, colours from the nearest visible surroundings (see
-        `alpha.py`)."""
-        if self.alpha is None or self.encoding.extra_sample == 0:
-            return self.pixels
-        from unires.photo.alpha import fill_hidden
+    def visible(self, bit_depth: int | None = None) -> IntArray:
+        """The samples for a network, in at least `bit_depth` bits: where alpha is 0, colours from the nearest visible
+        surroundings (see `alpha.py`)."""
+        shown = self.samples
+        if self.alpha is not None and self.encoding.extra_sample != 0:
+            from unires.photo.alpha import fill_hidden
 
-        return fill_hidden(self.pixels, self.alpha)
+            shown = fill_hidden(shown, self.alpha)
+        return in_depth(shown, max(bit_depth or 8, self.bit_depth))
 
-    def with_pixels(self, pixels: npt.NDArray[Any], alpha: npt.NDArray[Any] | None = None) -> Photo:
-        """The photo with other `pixels` (height x width x 3, floats, 0 to 1; the size may differ) and all
-        else kept.
+    def with_pixels(self, pixels: npt.NDArray[Any]) -> Photo:
+        """The photo with other `pixels` (height x width x 1 or 3; the size may differ) and all else kept. Floats are 0
+        to 1 and become the photo's depth; uint8 and uint16 decide it.
 
-        Same size: alpha stays bit for bit, and pixels under alpha 0 keep their original colours. Another
-        size: alpha is resized (bicubic, clipped to 0..1). An `alpha` given here replaces the photo's own.
-        Raises `PhotoError` when values are not finite.
+        Same size: alpha stays as it is, and pixels under alpha 0 keep their original colours. Another size: alpha is
+        resized (bicubic). Grey photos stay grey. Raises `PhotoError` when values are not finite.
         """
-        new = np.asarray(pixels, dtype=np.float32)
-        if not np.isfinite(new).all():
-            raise PhotoError("The new pixels hold values that are not numbers, so they are not put into a photo.")
-        if new.ndim == 3 and new.shape[2] == 3 and self.alpha is not None and alpha is None:
-            if new.shape == self.pixels.shape:
-                if self.encoding.extra_sample != 0:
-                    new = np.where((self.alpha == 0)[..., None], self.pixels, new)
-                alpha = self.alpha
-            else:
-                from unires.photo.alpha import resize_alpha
+        new = np.asarray(pixels)
+        new = in_depth(new, 8 * new.dtype.itemsize) if new.dtype.kind == "u" else to_integers(new, self.bit_depth)
+        if new.ndim == 3 and new.shape[2] == 3 and self.grey:
+            new = one_channel(new)
+        alpha = self.alpha
+        if alpha is not None and new.ndim == 3:
+            from unires.photo.alpha import keep_hidden, resize_alpha
 
-                alpha = resize_alpha(self.alpha, int(new.shape[0]), int(new.shape[1]))
-        mask = None if alpha is None else np.asarray(alpha, dtype=np.float32)
-        return dataclasses.replace(self, pixels=new, alpha=mask)
+            if new.shape == self.samples.shape and self.encoding.extra_sample != 0:
+                new = keep_hidden(new, in_depth(self.samples, 8 * new.dtype.itemsize), alpha)
+            if new.shape[:2] != alpha.shape:
+                alpha = resize_alpha(alpha, int(new.shape[0]), int(new.shape[1]))
+            alpha = in_depth(alpha, 8 * new.dtype.itemsize)
+        return dataclasses.replace(self, samples=new, alpha=alpha)
 
 
 def fingerprint(photo: Photo, samples: IntArray) -> bytes:
@@ -136,36 +150,60 @@ def fingerprint(photo: Photo, samples: IntArray) -> bytes:
     return state.digest()
 
 
-def from_integers(values: npt.NDArray[Any], maximum: float, out: FloatArray | None = None) -> FloatArray:
+def most(bit_depth: int) -> int:
+    """The number that stands for 1."""
+    return (1 << bit_depth) - 1
+
+
+def bands(height: int) -> Iterator[slice]:
+    """Rows in parts, for work that would otherwise need a second picture's memory."""
+    return (slice(top, top + BAND) for top in range(0, height, BAND))
+
+
+def from_integers(values: npt.NDArray[Any], maximum: float) -> FloatArray:
     """Numbers 0..maximum as float32 0..1. `to_integers` gives exactly the same whole numbers back (up to 16 bits)."""
     if values.dtype.itemsize > 2 and values.dtype != np.float32:
         # 32-bit numbers and doubles don't fit into float32, so they are divided before they are rounded to it.
         values, maximum = values / maximum, 1.0
-    result: FloatArray = np.divide(values, np.float32(maximum), out=out, dtype=np.float32, casting="unsafe")
+    result: FloatArray = np.divide(values, np.float32(maximum), dtype=np.float32, casting="unsafe")
     return result
 
 
-def to_integers(values: FloatArray, bit_depth: int) -> IntArray:
-    """0..1 as whole numbers of 8 or 16 bits: clipped and rounded to the nearest, never cut off.
-
-    Works in bands of rows, so that the only large memory is the result. Raises `PhotoError` on NaN and
-    infinity.
-    """
-    kind: Any = np.uint8 if bit_depth == 8 else np.uint16
-    out: IntArray = np.empty(values.shape, dtype=kind)
-    for top in range(0, values.shape[0], 256):
-        band = values[top : top + 256]
+def to_integers(values: npt.NDArray[Any], bit_depth: int) -> IntArray:
+    """0..1 as whole numbers of 8 or 16 bits: clipped and rounded to the nearest, never cut off. Raises `PhotoError` on
+    NaN and infinity."""
+    out = _empty(values.shape, bit_depth)
+    for rows in bands(len(values)):
+        band = values[rows].astype(np.float32, copy=False)
         if not np.isfinite(band).all():
             raise PhotoError("The picture holds values that are not numbers, so it is not written.")
-        out[top : top + 256] = np.rint(np.clip(band, 0.0, 1.0) * np.float32((1 << bit_depth) - 1))
+        out[rows] = np.rint(np.clip(band, 0.0, 1.0) * np.float32(most(bit_depth)))
     return out
 
 
-def one_channel(pixels: FloatArray) -> FloatArray:
-    """Height x width x 3 to height x width, by the mean of the channels; equal channels come out
-    unchanged."""
-    red = pixels[..., 0]
-    if np.array_equal(red, pixels[..., 1]) and np.array_equal(red, pixels[..., 2]):
-        return red
-    mean: FloatArray = pixels.mean(axis=2, dtype=np.float32)
-    return mean
+def in_depth(values: npt.NDArray[Any], bit_depth: int) -> IntArray:
+    """uint8 or uint16 as 8 or 16 bits; to 8 rounded to the nearest. Without a change they are the same array."""
+    if values.dtype not in (np.uint8, np.uint16):
+        raise PhotoError(f"A photo needs samples of uint8 or uint16, not {values.dtype}.")
+    if values.dtype.itemsize * 8 == bit_depth:
+        same: IntArray = values
+        return same
+    out = _empty(values.shape, bit_depth)
+    for rows in bands(len(values)):
+        # 65535 = 255 * 257
+        out[rows] = values[rows].astype(np.uint16) * 257 if bit_depth == 16 else np.rint(values[rows] / 257)
+    return out
+
+
+def one_channel(samples: IntArray) -> IntArray:
+    """Height x width x 3 to x 1, by the mean of the channels."""
+    out = np.empty((*samples.shape[:2], 1), samples.dtype)
+    for rows in bands(len(samples)):
+        out[rows] = np.rint(samples[rows].mean(axis=2, keepdims=True, dtype=np.float32))
+    return out
+
+
+def _empty(shape: tuple[int, ...], bit_depth: int) -> IntArray:
+    kind: Any = np.uint8 if bit_depth == 8 else np.uint16
+    out: IntArray = np.empty(shape, kind)
+    return out

@@ -179,6 +179,8 @@ def _from_numpy(image: Array) -> Picture:
 def _from_pil(image: Any) -> Picture:
     from PIL import Image
 
+    from unires.photo.codecs import samples_of
+
     if image.mode in ("I;16", "I;16L", "I;16B"):
         inner = _from_numpy(np.asarray(image).astype(np.uint16))
         return Picture(inner.store, image.copy, lambda store: Image.fromarray(inner.close(store)))
@@ -191,7 +193,7 @@ def _from_pil(image: Any) -> Picture:
         plain = image if image.mode == "RGBA" else image.convert("RGBA")
     else:
         plain = image if image.mode in ("L", "RGB") else image.convert("RGB")
-    inner = _from_numpy(np.array(plain))
+    inner = _from_numpy(samples_of(plain))
 
     def close(store: Any) -> Any:
         out = Image.fromarray(inner.close(store))
