@@ -113,14 +113,13 @@ class Weights:
 
         return "; ".join(",".join(one(s, i) for i in self.active(s)) for s in range(self.steps))
 
-    def save(self, path: Path) -> None:
-        """As JSON: the experts' names and the values as nested lists."""
-        data = {"experts": [str(e) for e in self.experts], "values": self.values.tolist()}
-        Path(path).write_text(json.dumps(data) + "\n")
+    def as_json(self) -> str:
+        """The experts' names and the values as nested lists, for `load`."""
+        return json.dumps({"experts": [str(e) for e in self.experts], "values": self.values.tolist()}) + "\n"
 
     @classmethod
     def load(cls, path: Path, tasks: Sequence[str]) -> Weights:
-        """What `save` wrote. Raises UniresError if it is not that."""
+        """From a file with what `as_json` made. Raises UniresError if it is not that."""
         try:
             data = json.loads(Path(path).read_text())
             names, values = [str(n) for n in data["experts"]], torch.tensor(data["values"], dtype=torch.float32)

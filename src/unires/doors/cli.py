@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import unires
-from unires.doors import bench, folder
+from unires.doors import bench, folder, inspect
 from unires.errors import OptionError, UniresError, nearest, shown
 
 
@@ -70,7 +70,8 @@ WEIGHTS_HELP = """\
 how much each expert counts, adding up to 1 (a weight may be negative): super-resolution, motion-deblur,
 defocus-deblur, denoise, dejpeg, blind (knows no task), keep (the photo as it is). An expert may look at a reduced
 photo (super-resolution@down2, @down4: invents more) or at the result of the step before (denoise@relay). One list
-for each step, separated by semicolons. Without it UniRes chooses"""
+for each step, separated by semicolons; or a .json file of `unires inspect`. Without it UniRes reads the photo and
+chooses"""
 
 
 def build_parser() -> Parser:
@@ -90,7 +91,8 @@ def build_parser() -> Parser:
     restore.add_argument("--fidelity", type=number, metavar="0..1",
                          help="1: closest to the truth (default); 0: crispest, details may be invented")
     restore.add_argument("--scale", type=number, default=1, metavar="1..4", help="enlarge by this factor (default 1)")
-    restore.add_argument("--steps", type=whole, metavar="N", help="1 (default) to 50; more is slower and crisper")
+    restore.add_argument("--steps", type=whole, metavar="N",
+                         help="1 to 50 (default: as many as the weights are for); more is slower and crisper")
     restore.add_argument("--seed", type=whole, default=0, help="of what is random with several steps (default 0)")
     _common(restore)
     many = restore.add_argument_group("for a folder")
@@ -100,6 +102,8 @@ def build_parser() -> Parser:
     many.add_argument("--fail-fast", action="store_true", help="stop at the first photo that can't be restored")
     many.add_argument("--keep-going", action="store_false", dest="fail_fast", help="go on past it (default)")
     many.add_argument("--report", metavar="FILE", help="write what became of each photo, as JSON")
+
+    _common(inspect.add_parser(commands))
 
     degrade = commands.add_parser("degrade", help="make a photo worse on purpose", description=DEGRADE_HELP)
     degrade.set_defaults(run=run_degrade, parser=degrade)
@@ -156,7 +160,7 @@ defocus(radius, blades, rotation), gaussian_blur(sigma), resize(scale, kernel), 
 """
 
 
-def _common(parser: Parser) -> None:
+def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where to compute")
     parser.add_argument("--model", metavar="FOLDER", help="another model's folder (default: the one that is shipped)")
 

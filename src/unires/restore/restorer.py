@@ -119,10 +119,10 @@ class Restorer:
         """Restore a PIL image, a numpy array or a torch tensor (see `open_picture`); returns the same kind, depth
         and size (times `scale`, by bicubic enlargement first).
 
-        weights: as `Weights.parse` reads them, or an object; None lets the router choose. steps: 1 to 50. fidelity: 1
-        (least error) to 0 (crispest). seed: of the noise that sampling with several steps starts from. tile: pixels a
-        side of the parts that larger pictures are restored in; None asks how much memory there is. progress: called
-        with the share done. Raises UniresError in one sentence."""
+        weights: as `Weights.parse` reads them, a .json file of them, or an object; None lets the router choose. steps:
+        1 to 50. fidelity: 1 (least error) to 0 (crispest). seed: of the noise that sampling with several steps starts
+        from. tile: pixels a side of the parts that larger pictures are restored in; None asks how much memory there
+        is. progress: called with the share done. Raises UniresError in one sentence."""
         picture = open_picture(image)
         options = Options(weights, steps, fidelity, scale, seed, solver, tile)
         canvas = self._restored(picture, picture.canvas, options, progress)
@@ -158,7 +158,7 @@ class Restorer:
             weights = presets.default_weights(scale, tasks) if reading is None else reading.weights
             weights = presets.crisper(weights.first(steps or weights.steps), aim)
         elif isinstance(weights, str):
-            weights = Weights.parse(weights, tasks)
+            weights = Weights.load(Path(weights), tasks) if weights.endswith(".json") else Weights.parse(weights, tasks)
         count = presets.default_steps(aim, weights) if steps is None else steps
         if count < weights.steps:
             raise OptionError(f"There are weights for {weights.steps} steps, but only {count} to run.")
