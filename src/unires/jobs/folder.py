@@ -111,8 +111,8 @@ def run(
 
     restore: from photo to photo, with a callback for the share done. settings: everything besides the photo that its
     result depends on, the model's digest too. encode: what `write_photo` takes. progress(done, total, name, share).
-    The next photo is read, and the last one is written, while one is restored, unless it is large. Results that this job did not write
-    are not replaced, unless `overwrite`. Raises UniresError only for what concerns the whole job."""
+    The next photo is read, and the last one is written, while one is restored, unless it is large. Results that this
+    job did not write are not replaced, unless `overwrite`. Raises UniresError only for what concerns the whole job."""
     report = FolderReport()
     if not dry_run:
         _make(target)

@@ -5,7 +5,6 @@ came, and what derives from them - enlarged, reduced, noised, the state between 
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from types import EllipsisType
 
@@ -63,7 +62,6 @@ class Noise:
     def __init__(self, seed: int, shape: tuple[int, ...]) -> None:
         """seed: 64 bits, signed. shape: B x C x H x W."""
         self.seed, self.shape = seed % 2**64, shape
-        self._block = functools.lru_cache(maxsize=128)(self._made)  # neighbouring parts share blocks
 
     def __getitem__(self, key: Key) -> Tensor:
         count, channels, *size = self.shape
@@ -78,7 +76,7 @@ class Noise:
         part = field[:, y0 - top * step : y1 - top * step, x0 - left * step : x1 - left * step]
         return torch.from_numpy(part).expand(count, -1, -1, -1)
 
-    def _made(self, channels: int, y: int, x: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    def _block(self, channels: int, y: int, x: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, y, x]))
         return generator.standard_normal((channels, self.BLOCK, self.BLOCK), dtype=np.float32)
 
