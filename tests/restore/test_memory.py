@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +89,51 @@ def test_a_container_has_what_it_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp
         (tmp_path / "limit").write_text(text)
         monkeypatch.setattr(memory, "_LIMITS", (str(tmp_path / "limit"),))
         assert memory.memory_of("cpu") == expected
+
+
+PEAK = """
+import json, resource, sys
+import numpy as np
+import torch
+from unires.denoise.compact import TASKS
+from unires.denoise.interface import Facts
+from unires.restore.restorer import Restorer
+
+class Plain:
+    # no network: what is left is what the restorer itself holds
+    facts = Facts(TASKS, 3, 1, 16, 16, 0, "float32")
+    def encode(self, pixels): return pixels * 2 - 1
+    def predict(self, z, t, condition, tasks, severity=None): return condition.clone()
+    def decode(self, sample): return (sample + 1) / 2
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+height, width, options = json.loads(sys.argv[1])
+Restorer(Plain())(np.zeros((500, 500, 3), np.uint8), tile=256, **options)
+before = peak()
+x = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+out = Restorer(Plain())(x, tile=256, **options)
+scale = options.get("scale", 1)
+assert scale != 1 or "down" in options["weights"] or np.abs(out[:50].astype(int) - x[:50]).max() <= 1
+print((peak() - before - x.nbytes - out.nbytes) / 2**20)
+"""
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "options"),
+    [
+        (3600, 1700, {"weights": "blind"}),
+        (1700, 3600, {"weights": "denoise@down4=0.5,blind=0.5"}),
+        (1700, 3600, {"weights": "denoise; dejpeg@relay", "steps": 2, "solver": "multistep"}),
+        (850, 1800, {"weights": "blind", "scale": 2}),
+    ],
+    ids=["one step", "reduced", "two steps", "enlarged"],
+)
+def test_beside_the_photo_and_the_result_memory_is_flat(height: int, width: int, options: dict[str, Any]) -> None:
+    """Six megapixels are 73 MB as float32, and each step would hold several of that size."""
+    pytest.importorskip("resource")
+    words = [sys.executable, "-c", PEAK, json.dumps([height, width, options])]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 40

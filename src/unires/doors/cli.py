@@ -188,13 +188,13 @@ def run_restore(args: argparse.Namespace) -> None:
         seed=args.seed, progress=bar,
     )
     bar.close()
-    result = photo.with_pixels(restored)
-    write_photo(result, out, **encode)
+    photo = photo.with_pixels(restored)  # the memory of what it was is needed for writing
+    write_photo(photo, out, **encode)
     report = restorer.report
     assert report is not None
     steps = "1 step" if report.steps == 1 else f"{report.steps} steps"
     print(
-        f"Restored {shown(args.photo)} to {shown(out)}: {result.width} x {result.height}, {report.weights}, {steps}, "
+        f"Restored {shown(args.photo)} to {shown(out)}: {photo.width} x {photo.height}, {report.weights}, {steps}, "
         f"{report.number_type} on {report.device}, {time.perf_counter() - started:.1f} s."
     )
 

@@ -21,7 +21,7 @@ from unires.photo.files import FORMATS
 Share = Callable[[float], None]  # called with the share of one photo that is done, 0 to 1
 Restore = Callable[[Photo, Share], Photo]
 Status = Literal["done", "skipped", "failed", "planned"]
-READ_AHEAD = 2  # photos in memory beside the one that is restored
+LARGE = 128 << 20  # bytes: beside a photo of so many, no other is read or written
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def run(
 
     restore: from photo to photo, with a callback for the share done. settings: everything besides the photo that its
     result depends on, the model's digest too. encode: what `write_photo` takes. progress(done, total, name, share).
-    The next photos are read, and the last one is written, while one is restored. Results that this job did not write
-    are not replaced, unless `overwrite`. Raises UniresError only for what concerns the whole job."""
+    The next photo is read, and the last one is written, while one is restored, unless it is large. Results that this
+    job did not write are not replaced, unless `overwrite`. Raises UniresError only for what concerns the whole job."""
     report = FolderReport()
     if not dry_run:
         _make(target)
@@ -123,17 +123,18 @@ def run(
         if not dry_run:
             _sweep(items)
         loads: dict[int, Future[tuple[str, Photo | None]]] = {}
+        large = True  # of the first photo nothing is known, so it is read alone
         writes: list[tuple[Item, Future[None]]] = []
 
-        def settle(most: int) -> None:
-            """Wait until no more than `most` results are still to be written."""
-            while len(writes) > most:
+        def settle() -> None:
+            """Wait until nothing is still to be written."""
+            while writes:
                 item, future = writes.pop(0)
                 report.outcomes.append(_outcome(item, target, future.result))
 
         try:
             for i, item in enumerate(items):
-                for ahead in range(i, min(i + 1 + READ_AHEAD, len(items))):
+                for ahead in range(i, min(i + 1 if large else i + 2, len(items))):
                     if ahead not in loads:
                         loads[ahead] = reader.submit(_load, items[ahead], journal, key, dry_run)
                 if progress:
@@ -144,23 +145,28 @@ def run(
                         status: Status = "planned" if dry_run and not digest else "skipped"
                         report.outcomes.append(Outcome(item.name, status, _below(item, target)))
                         continue
+                    large = photo.samples.nbytes > LARGE
+                    if large:
+                        settle()
                     known = journal is not None and item.name in journal.entries
                     _check_place(item, target)
                     check_output(photo, item.target, overwrite=overwrite or known, **(encode or {}))
-                    result = restore(photo, _share(progress, i, len(items), item.name))
+                    photo = restore(photo, _share(progress, i, len(items), item.name))
                 except UniresError as error:
                     report.outcomes.append(Outcome(item.name, "failed", _below(item, target), str(error)))
                     if fail_fast:
                         break
                     continue
-                settle(0)
+                settle()
                 assert journal is not None
                 order = _Order(item, target, digest, key, overwrite or known, encode or {})
-                writes.append((item, writer.submit(_store, order, result, journal)))
+                writes.append((item, writer.submit(_store, order, photo, journal)))
+                if large:
+                    settle()
         finally:
             for future in loads.values():
                 future.cancel()
-            settle(0)
+            settle()
     report.outcomes.sort(key=lambda o: o.name)
     return report
 
