@@ -39,7 +39,8 @@ def test_weights_sum_to_one_at_every_place(router: Router, tiny: Any, photo: Any
     assert look.shape[-2:] == (256 // tiny.facts.cell, 256 // tiny.facts.cell)
     presence, severity, harm, _ = router.judge(look)
     for step in range(2):
-        row = router.decide(look, (presence, severity, harm), step)
+        row, passes = router.decide(look, (presence, severity, harm), step)
+        assert passes.shape == (1, len(STEPS[step])) and float(passes.min()) == 0 < float(passes.max()) < 1
         torch.testing.assert_close(row.sum(dim=1), torch.ones_like(row[:, 0]))
     w = router.reading(look).weights
     torch.testing.assert_close(w.values.sum(dim=1), torch.ones_like(w.values[:, 0]))
@@ -47,7 +48,7 @@ def test_weights_sum_to_one_at_every_place(router: Router, tiny: Any, photo: Any
 
 
 def test_small_weights_cost_no_pass(router: Router) -> None:
-    first = torch.tensor([0.6, 0.37, 0.03])[:, None, None].expand(3, 4, 5).clone()
+    first = torch.tensor([0.6, 0.385, 0.015])[:, None, None].expand(3, 4, 5).clone()
     second = torch.tensor([1.0 + LEAST / 2, -LEAST / 2])[:, None, None].expand(2, 4, 5)
     w = router.weights([first, second])
     assert [w.experts[i] for i in w.active(0)] == [Expert("blind"), Expert("denoise")]
@@ -57,6 +58,14 @@ def test_small_weights_cost_no_pass(router: Router) -> None:
     first[0, 1, 1] = 0.13
     assert router.weights([first, second]).passes(1) == 2
     assert len(router.weights([first, second]).active(0)) == 3
+
+
+def test_a_shut_gate_costs_no_pass(router: Router, tiny: Any, photo: Any) -> None:
+    stirred(router).weigh[0].gate.bias[0] = -4.0
+    w = router.read(tiny, photo).weights
+    assert Expert("blind") not in [w.experts[i] for i in w.active(0)] and w.passes(1) == 1
+    router.weigh[0].gate.bias.fill_(-4.0)
+    assert str(router.read(tiny, photo).weights.first(1)) == "keep=1"  # what runs no network has no gate
 
 
 def test_a_large_photo_is_read_in_tiles(

@@ -61,7 +61,7 @@ def test_it_finds_the_oracles_weights(photos: Path, tiny_folder: Path, tmp_path:
     start = psnr_of(gram, torch.eye(len(STEPS[0])).double()[0])
     t.learn_weights(samples, 0)
     with torch.inference_mode():
-        row = t._rows(samples, 0)[0]
+        row = t._rows(samples, 0)[0][0]
         reached = -10 * torch.einsum("kyx,yxkl,lyx->yx", row, samples[0].grams[0], row).mean().log10()
     oracle = psnr_of(gram, best_weights([gram]))
     assert oracle > start + 0.3

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unires.bench import dials, document, named, page, parallel, plots, profile, report, sets, speed
+from unires.bench.composition import composition
 from unires.bench.measures import Extra, find_lpips, lpips_path
 from unires.bench.methods import Ours, model_hash
 from unires.bench.peers import PEERS
@@ -18,8 +19,8 @@ from unires.errors import OptionError, UniresError, nearest
 
 Quality = Callable[[Bench, named.Scope], list[Table]]
 QUALITY: dict[str, Quality] = {
-    "experts": named.experts, "mixtures": named.mixtures, "ablations": named.ablations, "main": named.main,
-    "dial": dials.dial, "precision": dials.precision,
+    "experts": named.experts, "mixtures": named.mixtures, "composition": composition, "ablations": named.ablations,
+    "main": named.main, "dial": dials.dial, "precision": dials.precision,
 }
 RUNS = (*QUALITY, "compare", "speed", "profile", "sets", "docs")
 WORST_CASES = 24

@@ -4,7 +4,9 @@
     expert                       the expert that the set's degradation belongs to, one step
     default                      `unires restore` without options
     blind, denoise, ...          one expert; or any weights: "denoise=0.7,motion-deblur=0.3; dejpeg@relay"
-    ... [steps=8 fidelity=0]     dials after it, in brackets; exact=1: computed in float32
+    chain:denoise>motion-deblur  one after the other, each on the result of the one before
+    ... [steps=8 fidelity=0]     dials after it, in brackets; exact=1: computed in float32; maps=0: with default, the
+                                 router's weights, but the same for all places
     bm3d, nlm, ...               peers (`unires.bench.peers`)
     spandrel:FILE  onnx:FILE  cmd:PROGRAM ... {input} ... {output}"""
 
@@ -66,17 +68,36 @@ class Ours:
     def method(self, name: str, text: str | None, dials: dict[str, float]) -> Method:
         """text: weights, or None for the default."""
         options: dict[str, Any] = {"weights": text, **dials}
-        exact = bool(options.pop("exact", 0))
+        exact, maps = bool(options.pop("exact", 0)), bool(options.pop("maps", 1))
         restorer = self._exact() if exact else self.restorer
         weights, _ = restorer.plan(text, options.get("steps"), options.get("fidelity"), 1)  # refuses nonsense now
 
         def run(case: Case) -> Answer:
-            out = restorer.pixels(case.lq, **options)
+            own = options
+            if not maps:
+                read = restorer.read(case.lq).weights
+                own = {**options, "weights": read.flat().first(options.get("steps", read.steps))}
+            out = restorer.pixels(case.lq, **own)
             return Answer(out, restorer.report.passes * restorer.report.tiles)
 
         # what stands behind `expert` and `default` may change with the code as well as with the model
         meaning = "" if text and name.startswith(text) else f"-{weights}"
         return Method(name, run, f"{self.version}{exact * '-exact'}{meaning}")
+
+    def chain(self, name: str, experts: list[str]) -> Method:
+        """Each expert on the result of the one before, one step each."""
+        restorer = self.restorer
+        for expert in experts:
+            restorer.plan(expert, None, None, 1)
+
+        def run(case: Case) -> Answer:
+            x, passes = case.lq, 0
+            for expert in experts:
+                x = restorer.pixels(x, weights=expert).clamp(0, 1)
+                passes += restorer.report.passes * restorer.report.tiles
+            return Answer(x, passes)
+
+        return Method(name, run, self.version)
 
 
 def model_hash(folder: str | None) -> str:
@@ -86,7 +107,7 @@ def model_hash(folder: str | None) -> str:
     return digest(None if folder is None else Path(folder))[:10]
 
 
-DIALS = ("steps", "fidelity", "seed", "exact")
+DIALS = ("steps", "fidelity", "seed", "exact", "maps")
 _DIALS = re.compile(r"^(?P<name>.*?)\s*\[(?P<dials>[^\]]*)\]$")
 
 
@@ -104,6 +125,8 @@ def open_method(text: str, photo_set: PhotoSet, ours: Ours) -> Method:
     if name == DEFAULT:
         return ours.method(text, None, dials)
     kind, colon, rest = name.partition(":")
+    if kind == "chain":
+        return ours.chain(name, rest.split(">"))
     if colon and kind in programs.KINDS:
         return programs.KINDS[kind](text, rest.strip())
     if name in peers.PEERS:

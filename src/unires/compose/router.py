@@ -7,6 +7,7 @@ what decides is a small network on the whole map of them. It never sees an exper
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from unires.compose.experts import Expert
+from unires.compose.experts import KEEP, Expert
 from unires.compose.weights import Weights
 from unires.degrade.resample import Sliced
 from unires.denoise.interface import Denoiser
@@ -26,7 +27,8 @@ from unires.errors import OptionError, UniresError, shown
 
 FILE = "router.safetensors"
 SURE = 0.5  # probability from which a degradation counts as there
-LEAST = 0.04  # an expert that no place gives more weight than this is not worth its pass
+GATE_HEAT = 2 / 3
+LEAST = 0.02  # an expert that no place gives more weight than this is not worth its pass
 HARM_UNIT = 10.0  # dB
 TILE = 1024  # pixels a side that are read at once; a multiple of every cell
 
@@ -69,22 +71,44 @@ class Reading:
 
 
 class Weigher(nn.Module):
-    """W of one step, from local features and from what is known of the photo; starts with all weight on one expert."""
+    """W of one step, from local features and from what is known of the photo; starts with all weight on one expert.
 
-    def __init__(self, features: int, known: int, width: int, experts: int) -> None:
+    A network's weight passes a gate that is open or shut for the whole photo, so that what is not worth a pass costs
+    none: the hard concrete gate (Louizos et al. 2018, "Learning sparse neural networks through L0 regularization",
+    eq. 10 to 12)."""
+
+    free: Tensor
+
+    def __init__(self, features: int, known: int, width: int, experts: Sequence[str]) -> None:
         super().__init__()
         self.enter = nn.Conv2d(features, width, 1)
+        self.gate = nn.Linear(width + known, len(experts))
         self.inner = nn.Conv2d(2 * width + known, width, 1)
-        self.leave = nn.Conv2d(width, experts, 1)
+        self.leave = nn.Conv2d(width, len(experts), 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, 2.0)
         nn.init.zeros_(self.leave.weight)
-        self.leave.bias = nn.Parameter(torch.eye(experts)[0])
+        self.leave.bias = nn.Parameter(torch.eye(len(experts))[0])
+        free = torch.tensor([name.partition("@")[0] == KEEP for name in experts])
+        self.register_buffer("free", free, persistent=False)
 
-    def forward(self, x: Tensor, known: Tensor) -> Tensor:
-        """x: B x width x h x w, what `enter` made; known: B x n. Returns B x experts x h x w, each place's sum one."""
+    def forward(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """x: B x width x h x w, what `enter` made; known: B x n. Returns B x experts x h x w, each place's sum one, and
+        the probability that each gate is open, B x experts (0 for what runs no network)."""
         x = F.leaky_relu(x, 0.2)
-        around = torch.cat((x.mean(dim=(2, 3)), known), dim=1)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
+        photo = torch.cat((x.mean(dim=(2, 3)), known), dim=1)
+        around = photo[:, :, None, None].expand(-1, -1, *x.shape[-2:])
         row: Tensor = self.leave(F.leaky_relu(self.inner(torch.cat((x, around), dim=1)), 0.2))
-        return row + (1 - row.sum(dim=1, keepdim=True)) / row.shape[1]
+        logits: Tensor = self.gate(photo)
+        noise = torch.zeros_like(logits)
+        if self.training:
+            u = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+            noise = u.log() - (1 - u).log()
+        opening = (1.2 * ((logits + noise) / GATE_HEAT).sigmoid() - 0.1).clamp(0, 1)
+        gate = torch.where(self.free, 1.0, opening)[:, :, None, None]
+        row = row * gate
+        row = row + gate * (1 - row.sum(dim=1, keepdim=True)) / gate.sum(dim=1, keepdim=True)
+        return row, torch.where(self.free, 0.0, (logits - GATE_HEAT * math.log(0.1 / 1.1)).sigmoid())
 
 
 class Router(nn.Module):
@@ -104,7 +128,7 @@ class Router(nn.Module):
         # for each degradation: is it here, how strong, how harmful, and how much this place has to say about it
         self.report = nn.Conv2d(width, 4 * tasks, 1)
         self.weigh = nn.ModuleList(
-            Weigher(config.features, 3 * tasks, config.weigh_width, len(step)) for step in config.steps
+            Weigher(config.features, 3 * tasks, config.weigh_width, step) for step in config.steps
         )
 
     def look(self, features: Tensor) -> Tensor:
@@ -124,14 +148,14 @@ class Router(nn.Module):
         whole = [(share * v).sum(dim=(2, 3)) for v in (presence, severity, harm)]
         return whole[0], whole[1], whole[2], presence
 
-    def decide(self, look: Tensor, judged: tuple[Tensor, Tensor, Tensor], step: int) -> Tensor:
-        """W of a step, B x experts x h x w."""
+    def decide(self, look: Tensor, judged: tuple[Tensor, Tensor, Tensor], step: int) -> tuple[Tensor, Tensor]:
+        """W of a step, B x experts x h x w, and how likely each expert's pass is, B x experts."""
         presence, severity, harm = judged
         known = torch.cat((presence.sigmoid(), presence.sigmoid() * severity, harm / 5), dim=1)
         width = self.config.weigh_width
         start = self.config.report_width + step * width
-        weights: Tensor = self.weigh[step](look[:, start : start + width], known)
-        return weights
+        weights, passes = self.weigh[step](look[:, start : start + width], known)
+        return weights, passes
 
     @torch.inference_mode()
     def read(self, denoiser: Denoiser, picture: Sliced) -> Reading:
@@ -155,7 +179,7 @@ class Router(nn.Module):
     def reading(self, look: Tensor) -> Reading:
         """Of one photo, 1 x C x h x w. Experts whose weight is nowhere more than LEAST are left out."""
         presence, severity, harm, where = self.judge(look)
-        rows = [self.decide(look, (presence, severity, harm), step)[0] for step in range(len(self.weigh))]
+        rows = [self.decide(look, (presence, severity, harm), step)[0][0] for step in range(len(self.weigh))]
         return Reading(
             self.config.tasks, presence[0].sigmoid(), severity[0].clamp(0, 1), harm[0] * HARM_UNIT, where[0].sigmoid(),
             self.weights(rows),

@@ -11,6 +11,7 @@ Measures restorers on photos whose truth is known, and prints tables.
 
   unires bench experts             each expert on its own degradation, beside the bars it has to reach
   unires bench mixtures            several degradations at once: best weights, blind, default
+  unires bench composition         what the router reaches there: beside one expert, blind, chains, and the truth's best
   unires bench ablations           what each expert is worth in a mixture
   unires bench main                experts, mixtures, real photos, and other people's restorers
   unires bench dial                more steps and less fidelity: what they cost and buy
