@@ -6,7 +6,7 @@
     blind, denoise, ...          one expert; or any weights: "denoise=0.7,motion-deblur=0.3; dejpeg@relay"
     chain:denoise>motion-deblur  one after the other, each on the result of the one before
     ... [steps=8 fidelity=0]     dials after it, in brackets; exact=1: computed in float32; maps=0: with default, the
-                                 router's weights, but the same for all places
+                                 router's weights, but the same for all places; ensemble=8: the mean of eight views
     bm3d, nlm, ...               peers (`unires.bench.peers`)
     spandrel:FILE  onnx:FILE  cmd:PROGRAM ... {input} ... {output}"""
 
@@ -32,28 +32,23 @@ class Ours:
         """number_type: what to compute in ("bfloat16"); "" lets the machine's self-test choose. It is timed, so that
         two runs on a busy machine may choose differently."""
         self.model, self.device, self.number_type = model, device, number_type
-        self._restorer: Any = None
-        self._in_float32: Any = None
+        self._open: dict[tuple[str, int], Any] = {}
 
     @property
     def restorer(self) -> Any:
-        if self._restorer is None:
-            self._restorer = self._open(self.number_type)
-        return self._restorer
+        return self.open(self.number_type)
 
-    def _exact(self) -> Any:
-        """The same model, computed in float32."""
-        if self._in_float32 is None:
-            self._in_float32 = self._open("float32")
-        return self._in_float32
-
-    def _open(self, number_type: str) -> Any:
+    def open(self, number_type: str, ensemble: int = 1) -> Any:
+        """The model, computed in a number type ("" lets the machine choose), from so many views."""
         import torch
 
         from unires.restore.restorer import Restorer
 
-        folder = None if self.model is None else Path(self.model)
-        return Restorer.from_pretrained(folder, self.device, getattr(torch, number_type) if number_type else None)
+        if (number_type, ensemble) not in self._open:
+            folder = None if self.model is None else Path(self.model)
+            kind = getattr(torch, number_type) if number_type else None
+            self._open[number_type, ensemble] = Restorer.from_pretrained(folder, self.device, kind, ensemble)
+        return self._open[number_type, ensemble]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -68,8 +63,8 @@ class Ours:
     def method(self, name: str, text: str | None, dials: dict[str, float]) -> Method:
         """text: weights, or None for the default."""
         options: dict[str, Any] = {"weights": text, **dials}
-        exact, maps = bool(options.pop("exact", 0)), bool(options.pop("maps", 1))
-        restorer = self._exact() if exact else self.restorer
+        exact, maps, views = bool(options.pop("exact", 0)), bool(options.pop("maps", 1)), options.pop("ensemble", 1)
+        restorer = self.open("float32" if exact else self.number_type, views)
         weights, _ = restorer.plan(text, options.get("steps"), options.get("fidelity"), 1)  # refuses nonsense now
 
         def run(case: Case) -> Answer:
@@ -78,7 +73,7 @@ class Ours:
                 read = restorer.read(case.lq).weights
                 own = {**options, "weights": read.flat().first(options.get("steps", read.steps))}
             out = restorer.pixels(case.lq, **own)
-            return Answer(out, restorer.report.passes * restorer.report.tiles)
+            return Answer(out, restorer.report.passes * restorer.report.tiles * views)
 
         # what stands behind `expert` and `default` may change with the code as well as with the model
         meaning = "" if text and name.startswith(text) else f"-{weights}"
@@ -107,7 +102,7 @@ def model_hash(folder: str | None) -> str:
     return digest(None if folder is None else Path(folder))[:10]
 
 
-DIALS = ("steps", "fidelity", "seed", "exact", "maps")
+DIALS = ("steps", "fidelity", "seed", "exact", "maps", "ensemble")
 _DIALS = re.compile(r"^(?P<name>.*?)\s*\[(?P<dials>[^\]]*)\]$")
 
 

@@ -93,6 +93,8 @@ def build_parser() -> Parser:
     restore.add_argument("--scale", type=number, default=1, metavar="1..4", help="enlarge by this factor (default 1)")
     restore.add_argument("--steps", type=whole, metavar="N",
                          help="1 to 50 (default: as many as the weights are for); more is slower and crisper")
+    restore.add_argument("--ensemble", type=whole, default=1, metavar="1|2|4|8",
+                         help="average so many turned and mirrored views: a little better, so many times slower")
     restore.add_argument("--seed", type=whole, default=0, help="of what is random with several steps (default 0)")
     _common(restore)
     many = restore.add_argument_group("for a folder")
@@ -181,7 +183,7 @@ def run_restore(args: argparse.Namespace) -> None:
 
     from unires.restore.restorer import Restorer
 
-    restorer = Restorer.from_pretrained(args.model, args.device)
+    restorer = Restorer.from_pretrained(args.model, args.device, ensemble=args.ensemble)
     bar = ProgressLine(Path(args.photo).name)
     restored = restorer(
         photo.visible(args.bit_depth), weights=args.weights, steps=args.steps, fidelity=args.fidelity, scale=args.scale,

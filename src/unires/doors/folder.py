@@ -24,13 +24,14 @@ def run(args: argparse.Namespace) -> None:
     source, target = Path(args.photo), Path(args.output)
     extension = extension_of(args.format) if args.format else ""
     items = folder.find(source, target, recursive=args.recursive, include=args.include, extension=extension)
-    restorer = Restorer.from_pretrained(args.model, args.device)
+    restorer = Restorer.from_pretrained(args.model, args.device, ensemble=args.ensemble)
     options = {
         "weights": args.weights, "steps": args.steps, "fidelity": args.fidelity, "scale": args.scale, "seed": args.seed
     }
     restorer.plan(args.weights, args.steps, args.fidelity, args.scale)  # refuse now what every photo would refuse
     encode = {"format": args.format, "quality": args.quality, "bit_depth": args.bit_depth}
-    settings = {**options, **encode, "model": digest(Path(args.model) if args.model else None)}
+    model = digest(Path(args.model) if args.model else None)
+    settings = {**options, **encode, "ensemble": args.ensemble, "model": model}
 
     def restore(photo: Photo, progress: folder.Share) -> Photo:
         return photo.with_pixels(restorer(photo.visible(args.bit_depth), progress=progress, **options))

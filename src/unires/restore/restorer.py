@@ -19,6 +19,7 @@ from unires.compose.weights import Weights
 from unires.degrade.recipe import checked_seed
 from unires.degrade.resample import Sliced
 from unires.denoise.checkpoint import SHIPPED, load_denoiser
+from unires.denoise.ensemble import Ensembled
 from unires.denoise.interface import Denoiser
 from unires.errors import OptionError, UniresError
 from unires.photo.tiles import Blender, TilePlan, Window, cut, plan_tiles
@@ -94,13 +95,17 @@ class Restorer:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path | None = None, device: str = "auto", number_type: torch.dtype | None = None
+        cls, folder: str | Path | None = None, device: str = "auto", number_type: torch.dtype | None = None,
+        ensemble: int = 1,
     ) -> Restorer:
         """From a checkpoint folder, or with None the shipped model. number_type: what to compute in; None asks the
-        machine. Raises UniresError if the folder is unusable."""
+        machine. ensemble: 1, or 2, 4 or 8 views of each picture whose results are averaged. Raises UniresError if the
+        folder is unusable."""
         where = pick_device(device)
         place = SHIPPED if folder is None else Path(folder)
         denoiser, router = load_denoiser(place, where, number_type), Router.load(place)
+        if ensemble != 1:
+            denoiser = Ensembled(denoiser, ensemble)
         return cls(denoiser, where, None if router is None else router.to(where))
 
     def __call__(
