@@ -81,10 +81,11 @@ def build_parser() -> Parser:
 
     restore = commands.add_parser("restore", help="restore a photo", description=RESTORE_HELP)
     restore.set_defaults(run=run_restore, parser=restore)
-    restore.add_argument("photo", metavar="PHOTO", help="JPEG, PNG, WebP, TIFF or AVIF; or a folder of them")
+    restore.add_argument("photo", metavar="PHOTO",
+                         help="JPEG, PNG, WebP, TIFF, AVIF (with extras HEIC, JPEG XL, camera raw); or a folder")
     restore.add_argument("-o", "--output", metavar="OUT", help="where to write (default: PHOTO.restored beside it)")
-    restore.add_argument("--format", metavar="NAME", help="jpeg, png, webp, tiff or avif (default: as it came)")
-    restore.add_argument("--quality", type=whole, metavar="1..100", help="of JPEG, WebP and AVIF (default: as it came)")
+    restore.add_argument("--format", metavar="NAME", help="jpeg, png, webp, tiff, avif or heic (default: as it came)")
+    restore.add_argument("--quality", type=whole, metavar="1..100", help="of lossy formats (default: as it came)")
     restore.add_argument("--bit-depth", type=whole, metavar="8|16", help="bits a channel (default: as it came)")
     restore.add_argument("--overwrite", action="store_true", help="replace OUT if it is there (never the photo)")
     restore.add_argument("--weights", metavar="LIST", help=WEIGHTS_HELP)

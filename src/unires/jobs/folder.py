@@ -17,6 +17,7 @@ from unires.jobs.journal import Entry, Journal, digest_of_file, digest_of_settin
 from unires.photo import Photo, check_output, read_photo, write_photo
 from unires.photo.atomic import TEMPORARY
 from unires.photo.files import FORMATS
+from unires.photo.plugins import WRITTEN_AS
 
 Share = Callable[[float], None]  # called with the share of one photo that is done, 0 to 1
 Restore = Callable[[Photo, Share], Photo]
@@ -64,7 +65,8 @@ def find(
     """The photos in a folder, by name, with where each result goes: the same place below `target`.
 
     include: patterns of file names, any of which will do (default: every known ending). extension: of the results, if
-    not their own. Raises UniresError if there are none, two would go to one place, or `target` is the folder itself."""
+    not their own (or, of formats that are only read, the usual one). Raises UniresError if there are none, two would go
+    to one place, or `target` is the folder itself."""
     if not source.is_dir():
         raise UniresError(f"There is no folder {shown(source)}.")
     inside = target.resolve()
@@ -72,11 +74,13 @@ def find(
         raise OptionError("The output folder is the input folder, and originals are never written over.")
     items: dict[Path, Item] = {}
     for path in _walk(source, recursive, inside):
-        wanted = any(fnmatch(path.name, p) for p in include) if include else path.suffix.lower() in FORMATS
+        ending = path.suffix.lower()
+        wanted = any(fnmatch(path.name, p) for p in include) if include else ending in FORMATS or ending in WRITTEN_AS
         if not wanted or path.name == JOURNAL:
             continue
         name = path.relative_to(source)
-        place = target / (name.with_suffix(extension) if extension else name)
+        other = extension or WRITTEN_AS.get(ending)
+        place = target / (name.with_suffix(other) if other else name)
         if place in items:
             raise UniresError(f"{shown(name)} and {shown(items[place].name)} would both become {shown(place)}.")
         items[place] = Item(name.as_posix(), path, place)

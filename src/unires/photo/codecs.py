@@ -35,11 +35,12 @@ class Refusal(Exception):
 
 class Decoded:
     """What a decoder found: whole-number or float samples, height x width x channels, and fields of
-    `Photo`."""
+    `Photo`. `format`: of the output, where the file's own is only read."""
 
-    def __init__(self, samples: npt.NDArray[Any], maximum: float, **fields: Any) -> None:
+    def __init__(self, samples: npt.NDArray[Any], maximum: float, format: str = "", **fields: Any) -> None:
         self.samples = samples if samples.ndim == 3 else samples[..., None]
         self.maximum = maximum
+        self.format = format
         self.fields = fields
 
 
@@ -62,7 +63,7 @@ def read_png(file: BinaryIO, check: CheckSize) -> Decoded:
     data = file.read()
     header = png.header(data)
     check(header.width, header.height)
-    _one_page(header.frames)
+    one_page(header.frames)
     fields = png.metadata(data)
     encoding = Encoding(lossless=True, extras=fields.pop("extras"))
     with _open(PngImagePlugin.PngImageFile, io.BytesIO(data)) as image:
@@ -85,7 +86,7 @@ def read_webp(file: BinaryIO, check: CheckSize) -> Decoded:
         check(int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1)
     with _open(WebPImagePlugin.WebPImageFile, io.BytesIO(data)) as image:
         check(*image.size)
-        _one_page(image.n_frames)
+        one_page(image.n_frames)
         info = image.info
         samples, icc = _samples(image)
         exif = exif_block.without_prefix(info.get("exif"))
@@ -103,11 +104,12 @@ def read_avif(file: BinaryIO, check: CheckSize) -> Decoded:
     depth, subsampling = _av1_configuration(data)
     with _open(AvifImagePlugin.AvifImageFile, io.BytesIO(data)) as image:
         check(*image.size)
-        _one_page(image.n_frames)
+        one_page(image.n_frames)
         info = image.info
         exif = exif_block.without_prefix(info.get("exif"))
         encoding = Encoding(subsampling=subsampling)
-        fields = {"exif": exif, "xmp": info.get("xmp"), "icc": info.get("icc_profile"), "encoding": encoding}
+        fields: dict[str, Any] = {"exif": exif, "xmp": info.get("xmp"), "icc": info.get("icc_profile")}
+        fields["encoding"] = encoding
         if depth > 8:
             import imagecodecs
 
@@ -122,9 +124,11 @@ def read_tiff(file: BinaryIO, check: CheckSize) -> Decoded:
     """TIFF with one page. Float samples must lie within 0 and 1."""
     directory = tiff.Directory(file)
     if directory.raw:
-        raise Refusal("is a camera raw file, which UniRes does not read; develop it to TIFF or PNG first")
+        from unires.photo.plugins import read_raw
+
+        return read_raw(file, check)
     check(*directory.size)
-    _one_page(directory.pages)
+    one_page(directory.pages)
     fields = directory.metadata()
     encoding = Encoding(
         lossless=True, compression=tiff.compression(directory), extra_sample=tiff.extra_sample(directory)
@@ -228,7 +232,8 @@ def _from_cmyk(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, byte
     return image.convert("RGB"), None
 
 
-def _one_page(count: int) -> None:
+def one_page(count: int) -> None:
+    """Refuses animations and files of several pages: all of it, not silently the first picture."""
     if count > 1:
         raise Refusal(f"holds {count} pictures (an animation or several pages); save the one you want on its own")
 

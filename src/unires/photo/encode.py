@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from unires.photo import codecs, jpeg, png, tiff
+from unires.photo import codecs, jpeg, plugins, png, tiff
 from unires.photo import exif as exif_block
 from unires.photo.alpha import multiplied
 from unires.photo.model import IntArray, Photo, in_depth
@@ -35,7 +35,7 @@ def fitted(photo: Photo, target: str, values: IntArray) -> Photo:
         if target != "TIFF":
             block = exif_block.with_thumbnail(block, lambda limit: _thumbnail(values, limit))
         changes["exif"] = block
-    rgb = target == "WEBP" or (target == "AVIF" and values.shape[2] == 2)
+    rgb = target == "WEBP" or (target in ("AVIF", "HEIC") and values.shape[2] == 2)
     if photo.icc and photo.icc[16:20] == b"GRAY" and (rgb or not photo.grey):
         changes["icc"] = None
     return dataclasses.replace(photo, **changes) if changes else photo  # type: ignore[arg-type]
@@ -63,6 +63,8 @@ def filler(photo: Photo, target: str, values: IntArray, quality: int | None) -> 
         data = png.with_metadata(png.encode(values[..., 0] if values.shape[2] == 1 else values), photo)
     elif target == "JPEG":
         data = jpeg.encode(codecs.image_from(values), photo, quality)
+    elif target == "HEIC":
+        data = plugins.encode_heic(values, photo, quality)
     else:
         data = _webp_or_avif(photo, target, values, quality)
     return lambda file: file.write(data)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unires.errors import OptionError, PhotoError, nearest, shown
-from unires.photo import codecs, encode, png
+from unires.photo import codecs, encode, plugins, png
 from unires.photo import exif as exif_block
 from unires.photo.alpha import divided
 from unires.photo.atomic import exists, refuse_existing, why, write_atomically
@@ -34,9 +34,9 @@ from unires.photo.model import (
 )
 
 MAX_PIXELS = 178_956_970  # what Pillow refuses as well: above it, a small file can fill the memory
-READS = "JPEG, PNG, WebP, TIFF and AVIF"
+READS = "JPEG, PNG, WebP, TIFF, AVIF and, with extras, HEIC, JPEG XL and camera raw"
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-FORMATS |= {".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF"}
+FORMATS |= {".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".heic": "HEIC", ".heif": "HEIC"}
 _NAMES = {
     "jpeg": "JPEG",
     "jpg": "JPEG",
@@ -45,8 +45,10 @@ _NAMES = {
     "tiff": "TIFF",
     "tif": "TIFF",
     "avif": "AVIF",
+    "heic": "HEIC",
+    "heif": "HEIC",
 }
-_LARGEST_SIDE = {"JPEG": 65_500, "PNG": 2**31 - 1, "WEBP": 16_383, "TIFF": 2**31 - 1, "AVIF": 65_536}
+_LARGEST_SIDE = {"JPEG": 65_500, "PNG": 2**31 - 1, "WEBP": 16_383, "TIFF": 2**31 - 1, "AVIF": 65_536, "HEIC": 65_536}
 
 _READERS: dict[str, Callable[[BinaryIO, codecs.CheckSize], codecs.Decoded]] = {
     "JPEG": codecs.read_jpeg,
@@ -54,13 +56,17 @@ _READERS: dict[str, Callable[[BinaryIO, codecs.CheckSize], codecs.Decoded]] = {
     "WEBP": codecs.read_webp,
     "TIFF": codecs.read_tiff,
     "AVIF": codecs.read_avif,
+    "HEIC": plugins.read_heic,
+    "JPEG XL": plugins.read_jxl,
+    "camera raw": plugins.read_raw,
 }
 
 
 def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photo:
     """The photo in a file, upright, in its own colours, with everything the file says about it.
 
-    The content decides the format, not the name: JPEG, PNG, WebP, TIFF or AVIF. Palettes become RGB, 1, 2 and 4 bits
+    The content decides the format, not the name: JPEG, PNG, WebP, TIFF or AVIF; with their extras HEIC, JPEG XL (the
+    result will be PNG) and camera raw (TIFF). Palettes become RGB, 1, 2 and 4 bits
     become 8, 10 to 32 bits and floats of 0 to 1 become 16. CMYK becomes sRGB through its profile, and without one by
     plainly inverting the inks. Of a JPEG with several pictures (phones) the main one is read.
 
@@ -75,8 +81,8 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             format = _sniffed(file)
             file.seek(0)
             decoded = _READERS[format](file, _size_check(max_pixels))
-            photo, turned = _photo(decoded, format)
-            if format in ("PNG", "TIFF") or photo.encoding.lossless or turned:
+            photo, turned = _photo(decoded, decoded.format or format)
+            if photo.format in ("PNG", "TIFF") or photo.encoding.lossless or turned:
                 return photo
             # An unchanged photo would lose by being encoded once more, so its file is kept.
             file.seek(0)
@@ -106,8 +112,8 @@ def write_photo(
     """Writes `photo`, encoded as it came unless asked otherwise, with all it carries. All or nothing,
     verified.
 
-    `format` ("jpeg", "png", "webp", "tiff", "avif") is by default what the name's ending says, and without a
-    known ending the photo's own. `quality` (1 to 100) is for JPEG, WebP and AVIF; formats without loss ignore
+    `format` ("jpeg", "png", "webp", "tiff", "avif", "heic") is by default what the name's ending says, and without a
+    known ending the photo's own. `quality` (1 to 100) is for JPEG, WebP, AVIF and HEIC; formats without loss ignore
     it. `bit_depth` (8 or 16) is by default the photo's; 16 is for PNG and TIFF. Values are rounded to the
     nearest. Without a `quality`, JPEG keeps the photo's tables where they are finer than quality 92, and WebP
     stays without loss when the source was. An embedded thumbnail is made anew in its old place. EXIF, XMP and
@@ -182,7 +188,7 @@ def extension_of(format: str) -> str:
 def _format_named(name: str) -> str:
     plain = name.lower().lstrip(".")
     if plain not in _NAMES:
-        raise OptionError(nearest(name, ["jpeg", "png", "webp", "tiff", "avif"], kind="format"))
+        raise OptionError(nearest(name, ["jpeg", "png", "webp", "tiff", "avif", "heic"], kind="format"))
     return _NAMES[plain]
 
 
@@ -227,19 +233,17 @@ def _sniffed(file: BinaryIO) -> str:
         b"BM": "a BMP picture",
         b"%PDF": "a PDF document",
         b"8BPS": "a Photoshop document",
-        b"\xff\x0a": "a JPEG XL picture",
-        b"\0\0\0\x0cJXL ": "a JPEG XL picture",
         b"\0\0\0\x0cjP  ": "a JPEG 2000 picture",
-        b"II*\0": "a camera raw file",
-        b"FUJIFILM": "a camera raw file",
-        b"IIRO": "a camera raw file",
-        b"IIU\0": "a camera raw file",
         b"<svg": "an SVG drawing",
         b"#?RADIANCE": "an HDR picture",
         b"v/1\x01": "an OpenEXR picture",
     }
     if brands[:4] in (b"heic", b"heix", b"heif", b"mif1", b"hevc"):
-        raise codecs.Refusal(f"is a HEIC picture, which UniRes does not read (it reads {READS})")
+        return "HEIC"
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "JPEG XL"
+    if brands[:4] == b"crx " or head.startswith((b"FUJIFILM", b"IIRO", b"MMOR", b"IIU\0", b"II*\0")):
+        return "camera raw"
     for start, what in known.items():
         if head.startswith(start):
             raise codecs.Refusal(f"is {what}, which UniRes does not read (it reads {READS})")
@@ -314,7 +318,11 @@ def _checked(
     size: tuple[int, int],
 ) -> tuple[str, int]:
     """Format and depth of the output, or an error."""
+    other = plugins.WRITTEN_AS.get(path.suffix.lower())
+    if other and format is None:
+        raise PhotoError(f"{shown(path)} cannot be written: its format is only read; a name ending in {other} will do.")
     target = FORMATS.get(path.suffix.lower(), photo.format) if format is None else _format_named(format)
+    plugins.check_writable(target)
     if quality is not None and not 1 <= quality <= 100:
         raise OptionError(f"The quality must be from 1 to 100, not {quality}.")
     if bit_depth not in (None, 8, 16):
@@ -328,7 +336,7 @@ def _checked(
             f"as {_shown_format(target)}; choose PNG or TIFF, or 8 bits."
         )
     if target == "JPEG" and photo.alpha is not None and (photo.alpha != most(photo.bit_depth)).any():
-        raise PhotoError("The photo is partly transparent, which JPEG cannot hold; PNG, WebP, TIFF and AVIF can.")
+        raise PhotoError("The photo is partly transparent, which JPEG cannot hold; PNG, WebP, TIFF, AVIF and HEIC can.")
     if max(size) > _LARGEST_SIDE[target]:
         raise PhotoError(
             f"{_shown_format(target)} holds at most {_LARGEST_SIDE[target]:,} pixels a side, "
@@ -365,10 +373,11 @@ def _verify(temporary: Path, path: Path, target: str, depth: int, values: IntArr
     except Exception as error:
         raise failed from error
     channels = values.shape[2]
-    if target == "WEBP" or (target == "AVIF" and channels == 2):
+    if target == "WEBP" or (target in ("AVIF", "HEIC") and channels == 2):
         channels += 2 if channels < 3 else 0
     same = decoded.samples.shape[:2] == values.shape[:2] and decoded.samples.dtype == values.dtype
-    same &= decoded.samples.shape[2] == channels or (target in ("WEBP", "AVIF") and (values[..., -1] == 255).all())
+    opaque = target in ("WEBP", "AVIF", "HEIC") and bool((values[..., -1] == 255).all())  # may be left out
+    same &= opaque or decoded.samples.shape[2] == channels
     if same and target in ("PNG", "TIFF"):
         same = bool(np.array_equal(decoded.samples, values))
     if not same:

@@ -18,7 +18,7 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 BAND = 256  # rows
-EXTENSIONS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "AVIF": ".avif"}
+EXTENSIONS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "AVIF": ".avif", "HEIC": ".heic"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Encoding:
     in."""
 
     tables: tuple[tuple[int, ...], ...] = ()  # JPEG: quantisation tables, 64 numbers each
-    subsampling: str = ""  # JPEG, AVIF: "4:4:4", "4:2:2", "4:2:0"; "" where unknown
+    subsampling: str = ""  # JPEG, AVIF, HEIC: "4:4:4", "4:2:2", "4:2:0"; "" where unknown
     progressive: bool = False  # JPEG
     lossless: bool = False  # WebP: the lossless kind; always so for PNG and for TIFF without JPEG inside
     compression: str = ""  # TIFF: "none", "lzw" or "deflate"
@@ -42,10 +42,10 @@ class Photo:
     """A photo, upright, in its own colour space and its own depth.
 
     `samples` is uint8 or uint16, height x width x 3, or x 1 for a grey photo: values as in the file (not linear light,
-    no colour conversion). `alpha` is height x width of the same kind, or None. `format` is one of JPEG, PNG, WEBP,
-    TIFF and AVIF. `icc`, `exif` (starting at its byte-order mark, orientation already reset to 1), `xmp` and `iptc`
-    (Photoshop image resources, which hold the IPTC record) are bytes as they lie in the file, `dpi` dots an inch
-    (x, y), `comment` the file's comment as bytes.
+    no colour conversion). `alpha` is height x width of the same kind, or None. `format` is that of the output: JPEG,
+    PNG, WEBP, TIFF, AVIF or HEIC. `icc`, `exif` (starting at its byte-order mark, orientation already reset to 1),
+    `xmp` and `iptc` (Photoshop image resources, which hold the IPTC record) are bytes as they lie in the file, `dpi`
+    dots an inch (x, y), `comment` the file's comment as bytes.
 
     Treat it as immutable, its arrays too; `with_pixels` makes the output photo. Raises `PhotoError` when
     shapes do not agree.
