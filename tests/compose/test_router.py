@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from unires.compose import router as module
 from unires.compose.experts import Expert
-from unires.compose.router import FILE, LEAST, Router, RouterConfig
+from unires.compose.router import FILE, LEAST, Router, RouterConfig, see
 from unires.degrade.isolated import TASKS
 from unires.errors import UniresError
 
@@ -35,7 +35,7 @@ def test_untrained_it_trusts_the_first_of_each_step(router: Router, tiny: Any, p
 
 
 def test_weights_sum_to_one_at_every_place(router: Router, tiny: Any, photo: Any) -> None:
-    look = stirred(router).look(tiny.features(photo))
+    look = stirred(router).look(see(tiny, photo))
     assert look.shape[-2:] == (256 // tiny.facts.cell, 256 // tiny.facts.cell)
     presence, severity, harm, _ = router.judge(look)
     for step in range(2):
@@ -82,12 +82,12 @@ def test_a_large_photo_is_read_in_tiles(
 def test_what_is_found_is_sorted_and_told(router: Router, tiny: Any, photo: Any) -> None:
     reading = router.read(tiny, photo)
     changes = {
-        "present": torch.tensor([0.9, 0.2, 0.1, 0.8, 0.6]), "severity": torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]),
+        "present": torch.tensor([0.9, 0.2, 0.01, 0.8, 0.6]), "severity": torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]),
         "harm": torch.tensor([-30.0, 0.0, 0.0, -20.0, -25.0]),
     }  # fmt: skip
     reading = type(reading)(**{**vars(reading), **changes})
     assert reading.found == ["denoise", "dejpeg", "super-resolution"]
-    assert reading.told == pytest.approx({"denoise": 0.4, "dejpeg": 0.5, "super-resolution": 0.1})
+    assert reading.told == pytest.approx({"denoise": 0.4, "dejpeg": 0.5, "super-resolution": 0.1, "motion-deblur": 0.2})
 
 
 def test_a_folder_keeps_it(router: Router, tiny: Any, photo: Any, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """The router: from the photo to what is wrong with it, how badly and where, and to the weights W that suit it.
 
-It reads what the denoiser's own encoder makes of the photo, once, however many steps follow: a network that can restore
-without being told the task has to know what is wrong. Those features are local, so that a large photo is read in tiles;
-what decides is a small network on the whole map of them. It never sees an expert's result, nor they it."""
+It reads the photo once, however many steps follow: what the denoiser's own encoder makes of it (a network that can
+restore without being told the task has to know what is wrong), and its power spectrum (`spectrum.py`), which tells
+strengths precisely. These features are local, so that a large photo is read in tiles; what decides is a small network
+on the whole map of them. It never sees an expert's result, nor they it."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from unires.compose import spectrum
 from unires.compose.experts import KEEP, Expert
 from unires.compose.weights import Weights
 from unires.degrade.resample import Sliced
@@ -28,6 +30,7 @@ from unires.errors import OptionError, UniresError, shown
 FILE = "router.safetensors"
 SURE = 0.5  # probability from which a degradation counts as there
 GATE_HEAT = 2 / 3
+POSSIBLE = 0.05  # probability from which an expert is told how strong its degradation seems
 LEAST = 0.02  # an expert that no place gives more weight than this is not worth its pass
 HARM_UNIT = 10.0  # dB
 TILE = 1024  # pixels a side that are read at once; a multiple of every cell
@@ -66,8 +69,24 @@ class Reading:
 
     @property
     def told(self) -> dict[str, float]:
-        """The severity that each task's expert is told; an expert whose degradation isn't there is told nothing."""
-        return {t: float(self.severity[self.tasks.index(t)]) for t in self.found}
+        """The severity that each task's expert is told; where its degradation is hardly possible, nothing."""
+        there = [k for k in range(len(self.tasks)) if float(self.present[k]) >= POSSIBLE]
+        return {self.tasks[k]: float(self.severity[k]) for k in there}
+
+
+def see(denoiser: Denoiser, pixels: Tensor) -> Tensor:
+    """All that a router looks at: B x 3 x H x W in [0, 1] to B x (denoiser's and spectrum's) features x h x w."""
+    encoded = denoiser.features(pixels)
+    return torch.cat((encoded, spectrum.spectrum(pixels.to(encoded), denoiser.facts.cell)), dim=1)
+
+
+def _sorted_blocks(spectra: Tensor) -> Tensor:
+    """... x FEATURES, with the steps between a block's columns and its rows (the last) in falling order: a photo
+    that was cut has its blocks anywhere."""
+    n = spectrum.BLOCK
+    columns, rows = spectra[..., -2 * n : -n], spectra[..., -n:]
+    steps = [v.sort(dim=-1, descending=True)[0] for v in (columns, rows)]
+    return torch.cat((spectra[..., : -2 * n], *steps), dim=-1)
 
 
 class Weigher(nn.Module):
@@ -112,7 +131,7 @@ class Weigher(nn.Module):
 
 
 class Router(nn.Module):
-    """`look` reduces the denoiser's features place by place; `judge` and `decide` take it from there."""
+    """`look` reduces what is seen place by place; `judge` and `decide` take it from there."""
 
     mean: Tensor
     deviation: Tensor
@@ -120,33 +139,44 @@ class Router(nn.Module):
     def __init__(self, config: RouterConfig) -> None:
         super().__init__()
         self.config = config
-        width, tasks = config.report_width, len(config.tasks)
-        self.register_buffer("mean", torch.zeros(config.features))  # of the features, over training photos
-        self.register_buffer("deviation", torch.ones(config.features))
-        self.enter = nn.Conv2d(config.features, width, 1)
+        width, tasks, seen = config.report_width, len(config.tasks), config.features + spectrum.FEATURES
+        self.register_buffer("mean", torch.zeros(seen))  # of the features, over training photos
+        self.register_buffer("deviation", torch.ones(seen))
+        self.enter = nn.Conv2d(seen, width, 1)
         self.inner = nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate")
-        # for each degradation: is it here, how strong, how harmful, and how much this place has to say about it
-        self.report = nn.Conv2d(width, 4 * tasks, 1)
-        self.weigh = nn.ModuleList(
-            Weigher(config.features, 3 * tasks, config.weigh_width, step) for step in config.steps
-        )
+        # for each degradation: is it here, how strong, how harmful, and how much this place has to say about it;
+        # then how much it has to say in the mean spectrum, twice
+        self.report = nn.Conv2d(width, 4 * tasks + 2, 1)
+        self.photo = nn.Sequential(
+            nn.Linear(3 * spectrum.FEATURES + width + 3 * tasks, 2 * width), nn.LeakyReLU(0.2),
+            nn.Linear(2 * width, width), nn.LeakyReLU(0.2), nn.Linear(width, 3 * tasks),
+        )  # fmt: skip
+        self.weigh = nn.ModuleList(Weigher(seen, 3 * tasks, config.weigh_width, step) for step in config.steps)
 
     def look(self, features: Tensor) -> Tensor:
-        """B x features x h x w to B x C x h x w: all that is kept of a tile."""
-        x = (features - self.mean[:, None, None]) / self.deviation[:, None, None]
-        x = F.dropout(x.clamp(-8, 8), 0.2, self.training)
+        """B x features x h x w (see `see`) to B x C x h x w: all that is kept of a tile."""
+        x = ((features - self.mean[:, None, None]) / self.deviation[:, None, None]).clamp(-8, 8)
+        spectra = x[:, self.config.features :]
+        x = F.dropout(x, 0.1, self.training)
         enters = [self.enter, *(weigh.enter for weigh in self.weigh)]
-        return torch.cat([enter(x) for enter in enters], dim=1)  # type: ignore[operator]
+        return torch.cat([*(enter(x) for enter in enters), spectra], dim=1)  # type: ignore[operator]
 
     def judge(self, look: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of the whole photo: presence (logits), severity, harm / HARM_UNIT, each B x 5; and presence by place,
         B x 5 x h x w. A place that can't tell (a flat sky says nothing of blur) has little say."""
         x = F.leaky_relu(look[:, : self.config.report_width], 0.2)
-        x = F.leaky_relu(self.inner(F.dropout(x, 0.2, self.training)), 0.2)
-        presence, severity, harm, say = self.report(x).chunk(4, dim=1)
-        share = say.flatten(2).softmax(dim=2).view_as(say)
-        whole = [(share * v).sum(dim=(2, 3)) for v in (presence, severity, harm)]
-        return whole[0], whole[1], whole[2], presence
+        x = F.leaky_relu(self.inner(F.dropout(x, 0.1, self.training)), 0.2)
+        n = len(self.config.tasks)
+        here, say, weight = self.report(x).split((3 * n, n, 2), dim=1)
+        share = say.flatten(2).softmax(dim=2).view_as(say).repeat(1, 3, 1, 1)
+        first = (share * here).sum(dim=(2, 3))
+        spectra = look[:, -spectrum.FEATURES :].flatten(2)
+        weight = weight.flatten(2).softmax(dim=2)
+        even = torch.full_like(weight[:, :1], 1 / weight.shape[2])
+        means = _sorted_blocks(torch.cat((weight, even), dim=1) @ spectra.mT)
+        whole = first + self.photo(torch.cat((means.flatten(1), x.mean(dim=(2, 3)), first), dim=1))
+        presence, severity, harm = whole.chunk(3, dim=1)
+        return presence, severity, harm, here[:, :n]
 
     def decide(self, look: Tensor, judged: tuple[Tensor, Tensor, Tensor], step: int) -> tuple[Tensor, Tensor]:
         """W of a step, B x experts x h x w, and how likely each expert's pass is, B x experts."""
@@ -170,7 +200,7 @@ class Router(nn.Module):
                 y, x = max(0, top - reach), max(0, left - reach)
                 part = picture[..., y : min(height, top + TILE + reach), x : min(width, left + TILE + reach)]
                 down, right = (top - y) // cell, (left - x) // cell
-                look = self.look(denoiser.features(part).to(self.mean))
+                look = self.look(see(denoiser, part).to(self.mean))
                 row.append(look[..., down : down + TILE // cell, right : right + TILE // cell])
             rows.append(torch.cat(row, dim=3))
         return self.reading(torch.cat(rows, dim=2))

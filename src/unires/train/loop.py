@@ -202,6 +202,7 @@ class Trainer:
                 self.net, self.uncertainty, clean, degraded, task, severity, generator,
                 first_step_share=c.first_step_share, task_dropout=c.task_dropout,
                 condition_dropout=c.condition_dropout, severity_dropout=c.severity_dropout,
+                severity_jitter=c.severity_jitter,
             )
         torch.autograd.backward(value)
         parameters = [*self.net.parameters(), *self.uncertainty.parameters()]

@@ -44,6 +44,7 @@ def loss(
     task_dropout: float = 0.1,
     condition_dropout: float = 0.1,
     severity_dropout: float = 0.5,
+    severity_jitter: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """(p_z + p_c) |x_hat - x|^2, divided by its expectation; a share of the samples is at t = 1.
 
@@ -54,7 +55,8 @@ def loss(
     t = torch.where(u[0] < first_step_share, torch.ones_like(u[1]), 0.01 + 0.99 * u[1])
     has_condition = (u[2] >= condition_dropout) | (u[0] < first_step_share)  # nothing to go by but the condition
     told = torch.where(u[3] < task_dropout, 0, task)
-    hint = torch.where(u[4] < severity_dropout, torch.full_like(severity, -1), severity)
+    read = (severity + severity_jitter * torch.randn(severity.shape, generator=generator, device=device)).clamp(0, 1)
+    hint = torch.where(u[4] < severity_dropout, torch.full_like(severity, -1), read)
     alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
     noise = torch.randn(clean.shape, generator=generator, device=device)
     z = alpha * clean + sigma * noise

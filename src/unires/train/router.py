@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unires.compose.experts import KEEP, Expert
-from unires.compose.router import HARM_UNIT, LEAST, SURE, Router, RouterConfig
+from unires.compose.router import HARM_UNIT, LEAST, POSSIBLE, Router, RouterConfig, see
 from unires.degrade import mixtures
 from unires.degrade.isolated import TASKS
 from unires.denoise.checkpoint import load_denoiser
@@ -136,7 +136,7 @@ class RouterTrainer:
         started, none = time.monotonic(), torch.empty(0)
         for index in range(0, self.config.report_samples, 8):
             clean, mixture, where = self.draw(index, 8)
-            features = self.denoiser.features(mixture.degraded).half()
+            features = see(self.denoiser, mixture.degraded).half()
             share = F.avg_pool2d(where, self.denoiser.facts.cell)
             kept = index < self.config.samples
             for i in range(len(clean)):
@@ -154,19 +154,22 @@ class RouterTrainer:
         some = torch.stack([s.features for s in samples[:512]]).float()
         r.mean.copy_(some.mean(dim=(0, 2, 3)))
         r.deviation.copy_(some.std(dim=(0, 2, 3)).clamp(min=1e-3))
-        parts = [r.enter, r.inner, r.report]
+        parts = [r.enter, r.inner, r.report, r.photo]
 
         def loss(chosen: list[Sample]) -> Tensor:
             return _report_loss(r, chosen)
 
         def score(test: list[Sample]) -> str:
-            presence, _, harm, _ = r.judge(r.look(_stack(test)))
+            presence, severity, harm, _ = r.judge(r.look(_stack(test)))
             there = torch.stack([s.severity for s in test]) >= 0
             true = torch.stack([s.harm for s in test])
             right = ((presence.cpu() > 0) == there).float().mean()
             worst = torch.where(presence > 0, harm, -9.0).argmax(dim=1).cpu() == true.argmax(dim=1)
             strongest = worst[there.any(dim=1)].float().mean()
-            return f"presence right {right:.1%}, strongest right {strongest:.1%}"
+            off = (severity.cpu() - torch.stack([s.severity for s in test])) * there
+            off = off.square().sum(dim=0) / there.sum(dim=0)
+            said = ", ".join(f"{v:.3f}" for v in off.sqrt().tolist())
+            return f"presence right {right:.1%}, strongest right {strongest:.1%}, severities off by {said}"
 
         self._learn("report", [p for part in parts for p in part.parameters()], samples, loss, score)
 
@@ -178,7 +181,7 @@ class RouterTrainer:
                 s.judged = presence, severity, harm
                 s.told = {
                     task: float(severity[k].clamp(0, 1))
-                    for k, task in enumerate(TASKS) if float(presence[k].sigmoid()) >= SURE
+                    for k, task in enumerate(TASKS) if float(presence[k].sigmoid()) >= POSSIBLE
                 }  # fmt: skip
 
     # -- the experts' answers -------------------------------------------------------------------------------
@@ -293,7 +296,7 @@ def _report_loss(router: Router, samples: list[Sample]) -> Tensor:
     count = target.sum().clamp(min=1)
     strength = ((severity - true) ** 2 * target).sum() / count
     change = ((harm - changed) ** 2 * target).sum() / count
-    return cross(presence, target) + 0.2 * cross(where, everywhere) + 10 * strength + 0.5 * change
+    return cross(presence, target) + 0.2 * cross(where, everywhere) + 30 * strength + 0.5 * change
 
 
 def _grams(errors: Tensor, cell: int) -> Tensor:

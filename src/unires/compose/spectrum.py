@@ -1,0 +1,73 @@
+"""What a degradation leaves in the power spectrum and on the grid of JPEG's blocks, place by place.
+
+A blur's transfer function has zeros whose frequencies are its size (a disc of radius r: 0.61 / r, Airy; a path of
+length L: 1 / L along it); noise is a floor; reduction is an edge beyond which nothing is; between JPEG's blocks pixels
+differ more than within. Content varies from place to place, these don't: averaged over a photo, they stay."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WINDOW = 64  # pixels a side
+RINGS, SECTORS, SECTOR_RINGS, AXIS = 34, 8, 16, 32
+BLOCK = 8
+FEATURES = 3 * RINGS + SECTORS * SECTOR_RINGS + 2 * AXIS + 2 * BLOCK
+LUMA = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # JPEG's Y, Cb, Cr
+FLOOR = 0.02  # of power, in squared levels of 255: a quarter of what rounding to 8 bits adds
+
+
+@functools.cache
+def _bins() -> tuple[Tensor, Tensor, Tensor]:
+    """Averaging matrices from the WINDOW x (WINDOW / 2 + 1) frequencies: to rings, to sectors of rings, to the axes."""
+    fy = torch.fft.fftfreq(WINDOW)[:, None] * WINDOW
+    fx = torch.fft.rfftfreq(WINDOW)[None, :] * WINDOW
+    radius = (fx.square() + fy.square()).sqrt().flatten()
+    angle = torch.atan2(fy, fx).flatten()  # -pi/2 to pi/2: the other half mirrors it
+    ring = radius.round().long().clamp(max=RINGS - 1)
+    sector = ((angle / torch.pi + 0.5) * SECTORS + 0.5).long() % SECTORS  # the axes lie in the middle of theirs
+    wide = ((radius / (WINDOW / 2)).sqrt() * SECTOR_RINGS).long().clamp(max=SECTOR_RINGS - 1)
+    wide = sector * SECTOR_RINGS + wide
+    across, along = (fy.abs() <= 1).expand(-1, fx.shape[1]).flatten(), (fx.abs() <= 1).expand(WINDOW, -1).flatten()
+    column = fx.expand(WINDOW, -1).flatten().long() - 1
+    row = fy.abs().expand(-1, fx.shape[1]).flatten().long() - 1
+
+    def mean(index: Tensor, count: int, members: Tensor) -> Tensor:
+        chosen = F.one_hot(index.clamp(0, count - 1), count).float() * members[:, None]
+        return chosen / chosen.sum(dim=0).clamp(min=1)
+
+    there = radius > 0
+    axes = mean(column, AXIS, across & (column >= 0)), mean(row, AXIS, along & (row >= 0))
+    return mean(ring, RINGS, there), mean(wide, SECTORS * SECTOR_RINGS, there), torch.cat(axes, dim=1)
+
+
+def spectrum(pixels: Tensor, cell: int) -> Tensor:
+    """B x 3 x H x W in [0, 1] to B x FEATURES x ceil(H / cell) x ceil(W / cell): log mean power in bins of frequency;
+    then the log mean difference of neighbours, by column and by row modulo BLOCK.
+
+    Windows (Hann) are centred on the cells and reach beyond them; power is in squared levels of 255 (white noise of
+    sigma s has s^2 in every bin)."""
+    height, width = pixels.shape[-2:]
+    x = torch.einsum("kc,bchw->bkhw", torch.tensor(LUMA, device=pixels.device), pixels * 255)
+    x = F.pad(x, (0, -width % cell, 0, -height % cell), "replicate")
+    edge = (WINDOW - cell) // 2
+    windows = F.pad(x, (edge,) * 4, "replicate").unfold(-2, WINDOW, cell).unfold(-2, WINDOW, cell)
+    line = torch.hann_window(WINDOW, device=x.device)
+    hann = line[:, None] * line
+    level = (windows * hann).sum(dim=(-2, -1), keepdim=True) / hann.sum()
+    power = torch.fft.rfft2((windows - level) * hann).abs().square().flatten(-2) / hann.square().sum()
+    rings, sectors, axes = (m.to(x.device) for m in _bins())
+    parts = [(power @ rings).permute(0, 1, 4, 2, 3).flatten(1, 2)]
+    parts += [(power[:, 0] @ m).permute(0, 3, 1, 2) for m in (sectors, axes)]
+    return torch.cat((torch.cat(parts, dim=1) + FLOOR, _steps(x[:, 0], cell), _steps(x[:, 0].mT, cell).mT), dim=1).log()
+
+
+def _steps(luma: Tensor, cell: int) -> Tensor:
+    """Mean difference to the right-hand neighbour, a BLOCK's columns apart: B x BLOCK x H / cell x W / cell."""
+    step = F.pad(luma.diff(dim=-1).abs(), (0, 1))
+    b, h, w = step.shape
+    by_column = step.view(b, h, w // BLOCK, BLOCK).permute(0, 3, 1, 2)
+    return F.avg_pool2d(by_column, (cell, cell // BLOCK)) + 0.1
