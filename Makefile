@@ -1,12 +1,13 @@
 # make setup: an environment in .venv    make demo: restore a sample photo    make test: linter and tests
 # make lint, make types, make layers: one check each
+# make soak: the long tests (half an hour), and the figures in docs/conformance.md
 
 PYTHON ?= python3
 BIN := .venv/bin
 # The first is a build for processors wherever one is offered: far smaller than the one for GPUs.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test lint types layers clean
+.PHONY: setup demo test soak lint types layers clean
 
 setup: .venv/ready
 
@@ -21,6 +22,9 @@ demo: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+soak: setup
+	$(BIN)/python -m pytest tests/conformance -m "soak or not soak" --figures
 
 lint: setup
 	$(BIN)/ruff check src tests examples
