@@ -151,6 +151,33 @@ def test_a_flat_gradient_stays_free_of_seams(
     figure(f"{off.mean():.3f} of 255 on average, {off.max():.2f} at most")
 
 
+def test_results_do_not_depend_on_tiles_or_threads(
+    tiny_net: Callable[..., Any], astronaut: Any, figure: Callable[[str], None]
+) -> None:
+    import torch
+
+    from unires.denoise.compact import CompactConfig, CompactDenoiser
+    from unires.restore.restorer import Restorer
+
+    shape = CompactConfig()
+    net = tiny_net(down=shape.down, up=shape.up, widths=(8,) * len(shape.widths))
+    restorer = Restorer(CompactDenoiser(net, "cpu", torch.float32))
+    photo = np.concatenate((astronaut, astronaut[:, ::-1]), axis=1)[:500, :900]
+    threads = torch.get_num_threads()
+    options: dict[str, Any] = {"weights": "denoise; blind@relay", "steps": 2, "seed": 3}
+    whole = restorer(photo, tile=2000, **options).astype(int)
+    most, mean = 0.0, 0.0
+    try:
+        for tile, count in ((2000, 2), (384, 1), (480, 2), (700, 1)):
+            torch.set_num_threads(count)
+            off = np.abs(restorer(photo, tile=tile, **options).astype(int) - whole)
+            most, mean = max(most, off.max()), max(mean, off.mean())
+    finally:
+        torch.set_num_threads(threads)
+    assert mean < 1 and most < 4 and np.abs(whole - photo).mean() > 1
+    figure(f"{mean:.4f} of 255 on average, {most:.0f} at most (two steps, four tile sizes, one and two threads)")
+
+
 def bad_files(folder: Path, good: bytes) -> dict[str, str]:
     """Name and a word of the reason, of twelve kinds of files that are no photo (or not one to be read)."""
     frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]

@@ -19,6 +19,7 @@ from PIL import Image
 
 from unires.jobs.journal import NAME
 
+MOMENTS = 20
 pytestmark = pytest.mark.soak
 
 PEAK = """
@@ -60,25 +61,28 @@ def digests(where: Path) -> dict[str, str]:
 
 def test_killed_at_twenty_moments(tmp_path: Path, tiny_folder: Path, figure: Callable[[str], None]) -> None:
     source = tmp_path / "in"
-    make_photos(source, 60)
+    make_photos(source, 60, 120, 160)
     originals = digests(source)
 
     def start(target: Path) -> subprocess.Popen[bytes]:
+        """Returns when the first photo is at work, or all are done."""
         words = [sys.executable, "-m", "unires", *command(source, target, tiny_folder, "--recursive")]
-        return subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        job = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        while job.poll() is None and not (target / NAME).exists():
+            time.sleep(0.005)
+        return job
 
+    job = start(tmp_path / "unbroken")
     began = time.monotonic()
-    assert start(tmp_path / "unbroken").wait() == 0
+    assert job.wait() == 0
     whole = time.monotonic() - began
     expected = digests(tmp_path / "unbroken")
     assert len(expected) == 60
     dice, done = random.Random(0), []
-    for i in range(20):
+    for i in range(MOMENTS):
         target = tmp_path / f"broken{i}"
         job = start(target)
-        while job.poll() is None and not (target / NAME).exists():  # until it has begun
-            time.sleep(0.005)
-        time.sleep(dice.uniform(0, 0.4 * whole))
+        time.sleep(dice.uniform(0, 0.9 * whole))
         job.send_signal(signal.SIGKILL)
         job.wait()
         done.append(sum(not name.split("/")[-1].startswith(".") for name in digests(target)))
