@@ -1,12 +1,14 @@
 # make setup: an environment in .venv    make demo: restore a sample photo    make test: linter and tests
 # make lint, make types, make layers: one check each
+# make soak: the long tests (half an hour), and the figures in docs/conformance.md
+# make fuzz: ten minutes of looking for bytes that break the readers (needs atheris)
 
 PYTHON ?= python3
 BIN := .venv/bin
 # The first is a build for processors wherever one is offered: far smaller than the one for GPUs.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test lint types layers clean
+.PHONY: setup demo test soak fuzz lint types layers clean
 
 setup: .venv/ready
 
@@ -21,6 +23,12 @@ demo: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+soak: setup
+	$(BIN)/python -m pytest tests/conformance -m "soak or not soak" --figures
+
+fuzz: setup
+	$(BIN)/python tests/photo/fuzz.py 600
 
 lint: setup
 	$(BIN)/ruff check src tests examples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,28 @@ import pytest
 
 # The pictures are small: a second thread costs more than it brings, and results stay the same on every machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+TABLE = Path(__file__).parents[1] / "docs" / "conformance.md"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--figures", action="store_true", help="write figures into docs/conformance.md")
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """A function that puts a figure into the test's row of the conformance table, if asked by `--figures`."""
+    test = request.node.nodeid.partition("[")[0]
+
+    def tell(text: str) -> None:
+        lines = TABLE.read_text().splitlines()
+        (row,) = [i for i, line in enumerate(lines) if f"| `{test}` |" in line]
+        lines[row] = lines[row].partition(f"| `{test}` |")[0] + f"| `{test}` | {text} |"
+        if request.config.getoption("--figures"):
+            TABLE.write_text("\n".join(lines) + "\n")
+
+    return tell
 
 
 def _tiny_net(seed: int = 0, **changes: Any) -> Any:

@@ -89,6 +89,15 @@ def test_a_turned_heic_comes_upright(
         assert image.size == (48, 64) and image.getexif().get(274, 1) == 1
 
 
+def test_a_heic_of_several_pictures_is_refused(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    file = heif.from_pillow(Image.new("RGB", (16, 16), "red"))
+    file.add_from_pillow(Image.new("RGB", (16, 16), "blue"))
+    file.save(tmp_path / "photo.heic")
+    with pytest.raises(PhotoError, match="2 pictures"):
+        read_photo(tmp_path / "photo.heic")
+
+
 def test_deep_heic_keeps_its_bits_and_says_when_it_cannot(tmp_path: Path) -> None:
     values = np.broadcast_to(np.linspace(0, 65535, 256 * 8), (16, 256 * 8)).astype(np.uint16)
     (tmp_path / "photo.heic").write_bytes(as_heic(np.stack([values] * 3, axis=-1)))
