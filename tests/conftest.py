@@ -90,3 +90,55 @@ def photo(astronaut: Any) -> Any:
     import torch
 
     return torch.from_numpy(astronaut[:256, 100:356].copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def _text_to_image(folder: Path, seed: int = 0, schedule: dict[str, Any] | None = None, **network: Any) -> Path:
+    """A text-to-image checkpoint in diffusers' folder format: tiny, random, all its parts real."""
+    import json
+
+    import torch
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(seed)
+    described: dict[str, Any] = {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "cross_attention_dim": 24,
+        "attention_head_dim": 4,
+        "sample_size": 8,
+    }
+    UNet2DConditionModel(**(described | network)).save_pretrained(folder / "unet")
+    AutoencoderKL(
+        block_out_channels=(8, 16, 16, 16), layers_per_block=1, norm_num_groups=4, scaling_factor=0.18215,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    letters = [chr(c) for c in range(33, 127)]
+    words = {w: i for i, w in enumerate([*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"])}
+    raw = folder / "tokenizer"
+    raw.mkdir(parents=True)
+    (raw / "vocab.json").write_text(json.dumps(words))
+    (raw / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer.from_pretrained(raw, model_max_length=16).save_pretrained(raw)
+    CLIPTextModel(CLIPTextConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, projection_dim=24,
+        max_position_embeddings=16, vocab_size=len(words), bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
+    )).save_pretrained(folder / "text_encoder")  # fmt: skip
+    plain = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    DDPMScheduler(**(plain | (schedule or {}))).save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_to_image() -> Any:
+    """A function (folder, seed, schedule, **of the network) that writes a tiny text-to-image checkpoint."""
+    return _text_to_image
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny text-to-image checkpoint that predicts noise."""
+    return _text_to_image(tmp_path_factory.mktemp("base") / "tiny")

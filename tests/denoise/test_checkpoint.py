@@ -63,7 +63,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is no text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\0"), "damaged"),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "damaged"),
     "config is empty": (lambda f: (f / "config.json").write_text("{}"), "damaged"),
-    "other kind": (lambda f: change(f, kind="latent"), "kind that this version does not know"),
+    "other kind": (lambda f: change(f, kind="other"), "kind that this version does not know"),
     "unknown option": (lambda f: change(f, depth=3), "damaged"),
     "no number": (lambda f: change(f, widths="wide"), "damaged"),
     "uneven": (lambda f: change(f, up=[1, 1]), "damaged"),

@@ -2,48 +2,94 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save, save_file
 
 from unires.denoise.compact import CompactConfig, CompactDenoiser, CompactNet
 from unires.denoise.interface import Denoiser
-from unires.errors import OptionError, UniresError, shown
+from unires.errors import UniresError, shown
+
+if TYPE_CHECKING:
+    from unires.denoise.latent import LatentNet
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 
 def load_denoiser(folder: Path | None = None, device: str = "cpu", kind: torch.dtype | None = None) -> Denoiser:
     """The denoiser in a checkpoint folder (None: the shipped one). Raises UniresError in one sentence."""
+    if read_config(folder)["kind"] == "latent":
+        from unires.denoise.latent import LatentDenoiser
+
+        return LatentDenoiser(load_latent(folder), device, kind)
     return CompactDenoiser(load_net(folder), device, kind)
 
 
-def load_net(folder: Path | None = None) -> CompactNet:
-    """The compact network in a checkpoint folder, in float32."""
+def read_config(folder: Path | None = None) -> dict[str, Any]:
+    """config.json of a checkpoint folder; its "kind" is compact or latent. Raises UniresError."""
     folder = SHIPPED if folder is None else Path(folder)
     if not folder.is_dir():
         raise UniresError(f"There is no checkpoint folder {shown(folder)}.")
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise UniresError(f"The checkpoint {shown(folder)} has no {name}.")
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        if config.pop("kind") != "compact":
+    with _damage(folder):
+        config: dict[str, Any] = dict(json.loads((folder / "config.json").read_text()))
+        if config["kind"] not in ("compact", "latent"):
             raise UniresError(f"The checkpoint {shown(folder)} is of a kind that this version does not know.")
+    return config
+
+
+def load_net(folder: Path | None = None) -> CompactNet:
+    """The compact network in a checkpoint folder, in float32. Raises UniresError."""
+    folder = SHIPPED if folder is None else Path(folder)
+    config = read_config(folder)
+    if config.pop("kind") != "compact":
+        raise UniresError(f"The checkpoint {shown(folder)} is no compact model.")
+    with _damage(folder):
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         net = CompactNet(CompactConfig(**values))
         weights = load_file(folder / "model.safetensors")
         net.load_state_dict({k: v.float() for k, v in weights.items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, OptionError) as error:
+    return net
+
+
+def load_latent(folder: Path | None) -> LatentNet:
+    """The latent model in a checkpoint folder, in the number type that it is stored in. Raises UniresError."""
+    from unires.denoise.latent import LatentConfig, LatentNet
+
+    folder = SHIPPED if folder is None else Path(folder)
+    config = read_config(folder)
+    if config.pop("kind") != "latent":
+        raise UniresError(f"The checkpoint {shown(folder)} is no latent model.")
+    with _damage(folder):
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            _, tokens, width = file.get_slice("prompts").get_shape()
+            (levels,) = file.get_slice("times").get_shape()
+        with torch.device("meta"):
+            net = LatentNet.build(LatentConfig(**config), (tokens, width), levels)
+        net.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+    return net
+
+
+@contextmanager
+def _damage(folder: Path) -> Iterator[None]:
+    """Whatever goes wrong while a checkpoint is read, in one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UniresError(f"The checkpoint {shown(folder)} is damaged: {_first_line(error)}.") from error
     except RuntimeError as error:
         raise UniresError(f"The weights of {shown(folder)} don't fit its config.json.") from error
-    return net
 
 
 def digest(folder: Path | None = None) -> str:
@@ -51,8 +97,10 @@ def digest(folder: Path | None = None) -> str:
     where = SHIPPED if folder is None else folder
     total = hashlib.sha256()
     try:
-        for file in (where / "config.json", where / "model.safetensors", *sorted(where.glob("router.*"))):
-            total.update(file.read_bytes())
+        for name in (where / "config.json", where / "model.safetensors", *sorted(where.glob("router.*"))):
+            with name.open("rb") as file:
+                while part := file.read(2**24):
+                    total.update(part)
     except OSError as error:
         raise UniresError(f"The checkpoint {shown(where)} can't be read: {error.strerror}.") from error
     return total.hexdigest()
@@ -64,6 +112,16 @@ def save_net(net: CompactNet, folder: Path, kind: torch.dtype = torch.float16) -
     tensors = {k: v.to(kind).contiguous() for k, v in net.state_dict().items()}
     config = {"kind": "compact", **{k: getattr(net.config, k) for k in net.config.__dataclass_fields__}}
     (folder / "model.safetensors").write_bytes(save(tensors))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def save_latent(net: LatentNet, folder: Path) -> None:
+    """Write config.json and model.safetensors, in the number types that the model has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    config = {"kind": "latent", **dataclasses.asdict(net.config)}
+    save_file(tensors, folder / "model.safetensors.tmp")
+    os.replace(folder / "model.safetensors.tmp", folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import unires
-from unires.doors import bench, folder, inspect
+from unires.doors import bench, folder, inspect, latent
 from unires.errors import OptionError, UniresError, nearest, shown
 
 
@@ -96,6 +96,8 @@ def build_parser() -> Parser:
                          help="1 to 50 (default: as many as the weights are for); more is slower and crisper")
     restore.add_argument("--ensemble", type=whole, default=1, metavar="1|2|4|8",
                          help="average so many turned and mirrored views: a little better, so many times slower")
+    restore.add_argument("--detail", type=number, default=0, metavar="0..1",
+                         help="latent models: share of what their autoencoder loses to put back (default 0)")
     restore.add_argument("--seed", type=whole, default=0, help="of what is random with several steps (default 0)")
     _common(restore)
     many = restore.add_argument_group("for a folder")
@@ -129,6 +131,7 @@ def build_parser() -> Parser:
     router.add_argument("config", metavar="CONFIG", help="a TOML file; configs/router.toml is the shipped model's")
     router.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
                         help="change an option of the configuration, e.g. --set samples=400 (may be repeated)")
+    latent.add_parsers(commands)
     bench.add_parser(commands)
     parser.commands = dict(commands.choices)
     return parser
@@ -188,7 +191,7 @@ def run_restore(args: argparse.Namespace) -> None:
     bar = ProgressLine(Path(args.photo).name)
     restored = restorer(
         photo.visible(args.bit_depth), weights=args.weights, steps=args.steps, fidelity=args.fidelity, scale=args.scale,
-        seed=args.seed, progress=bar,
+        seed=args.seed, detail=args.detail, progress=bar,
     )
     bar.close()
     photo = photo.with_pixels(restored)  # the memory of what it was is needed for writing
@@ -196,9 +199,10 @@ def run_restore(args: argparse.Namespace) -> None:
     report = restorer.report
     assert report is not None
     steps = "1 step" if report.steps == 1 else f"{report.steps} steps"
+    ceiling = "" if report.ceiling is None else f", the autoencoder alone {report.ceiling:.1f} dB from the photo"
     print(
         f"Restored {shown(args.photo)} to {shown(out)}: {photo.width} x {photo.height}, {report.weights}, {steps}, "
-        f"{report.number_type} on {report.device}, {time.perf_counter() - started:.1f} s."
+        f"{report.number_type} on {report.device}{ceiling}, {time.perf_counter() - started:.1f} s."
     )
 
 

@@ -21,8 +21,10 @@ from unires.degrade.resample import Sliced
 from unires.denoise.checkpoint import SHIPPED, load_denoiser
 from unires.denoise.ensemble import Ensembled
 from unires.denoise.interface import Denoiser
+from unires.denoise.latent import LatentDenoiser
 from unires.errors import OptionError, UniresError
 from unires.photo.tiles import Blender, TilePlan, Window, cut, plan_tiles
+from unires.restore.latents import ceiling, restore_latents
 from unires.restore.lazy import Noise, Resized, Scratch, WindowConditions
 from unires.restore.memory import TILE, ran_out, tile_for
 from unires.restore.pictures import open_picture
@@ -65,6 +67,7 @@ class Options:
     seed: int = 0
     solver: str = "ddim"
     tile: int | None = None
+    detail: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Report:
     device: str
     number_type: str
     reading: Reading | None = None  # what the router found, where there is one
+    ceiling: float | None = None  # dB that a latent model's autoencoder alone leaves of the photo
 
 
 class Restorer:
@@ -104,6 +108,8 @@ class Restorer:
         where = pick_device(device)
         place = SHIPPED if folder is None else Path(folder)
         denoiser, router = load_denoiser(place, where, number_type), Router.load(place)
+        if ensemble != 1 and isinstance(denoiser, LatentDenoiser):
+            raise OptionError("A latent model takes no ensemble.")
         if ensemble != 1:
             denoiser = Ensembled(denoiser, ensemble)
         return cls(denoiser, where, None if router is None else router.to(where))
@@ -119,6 +125,7 @@ class Restorer:
         seed: int = 0,
         solver: str = "ddim",
         tile: int | None = None,
+        detail: float = 0.0,
         progress: Progress | None = None,
     ) -> Any:
         """Restore a PIL image, a numpy array or a torch tensor (see `open_picture`); returns the same kind, depth
@@ -127,9 +134,10 @@ class Restorer:
         weights: as `Weights.parse` reads them, a .json file of them, or an object; None lets the router choose. steps:
         1 to 50. fidelity: 1 (least error) to 0 (crispest). seed: of the noise that sampling with several steps starts
         from. tile: pixels a side of the parts that larger pictures are restored in; None asks how much memory there
-        is. progress: called with the share done. Raises UniresError in one sentence."""
+        is. detail: for latent models, the share (0 to 1) of what their autoencoder loses of the photo that is put back.
+        progress: called with the share done. Raises UniresError in one sentence."""
         picture = open_picture(image)
-        options = Options(weights, steps, fidelity, scale, seed, solver, tile)
+        options = Options(weights, steps, fidelity, scale, seed, solver, tile, detail)
         canvas = self._restored(picture, picture.canvas, options, progress)
         return picture.same() if canvas is None else canvas.close()
 
@@ -145,6 +153,14 @@ class Restorer:
             raise UniresError("Pictures are read one at a time.")
         self.plan(None, None, None, scale)
         return self.router.read(self.denoiser, _enlarged(picture, scale))
+
+    def ceiling(self, image: Any) -> float:
+        """PSNR, in dB, of a picture that a latent model's autoencoder alone encodes and decodes. Raises UniresError
+        for a model without one."""
+        if not isinstance(self.denoiser, LatentDenoiser):
+            raise UniresError("This model works on pixels: it has no autoencoder that could lose something.")
+        picture = open_picture(image)
+        return ceiling(self.denoiser, cut(picture, Window(0, 0, picture.shape[-2], picture.shape[-1])))
 
     def plan(
         self, weights: str | Weights | None, steps: int | None, fidelity: float | None, scale: float,
@@ -180,6 +196,7 @@ class Restorer:
         seed: int = 0,
         solver: str = "ddim",
         tile: int | None = None,
+        detail: float = 0.0,
         progress: Progress | None = None,
     ) -> Tensor:
         """As `__call__`, for B x 3 x H x W in [0, 1]; the result is not clipped. It may be the input itself."""
@@ -187,7 +204,8 @@ class Restorer:
         def canvas(height: int, width: int) -> _Plain:
             return _Plain(pixels.new_empty(*pixels.shape[:2], height, width, dtype=torch.float32))
 
-        out = self._restored(pixels, canvas, Options(weights, steps, fidelity, scale, seed, solver, tile), progress)
+        options = Options(weights, steps, fidelity, scale, seed, solver, tile, detail)
+        out = self._restored(pixels, canvas, options, progress)
         return pixels if out is None else out.values
 
     def _restored(
@@ -198,6 +216,8 @@ class Restorer:
         chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale)  # refuses before anything is computed
         seed = checked_seed(o.seed)
         check_solver(o.solver)
+        if not (isinstance(o.detail, (int, float)) and 0 <= o.detail <= 1):
+            raise OptionError(f"The detail is a number from 0 to 1, not {o.detail!r}.")
         reading = None
         if self.router is not None and not chosen.only_keep:
             if picture.shape[0] > 1:
@@ -206,20 +226,26 @@ class Restorer:
             chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale, reading)
         picture = _enlarged(picture, o.scale)
         height, width = picture.shape[-2:]
-        canvas, passes, tiles = None, 0, 1
+        canvas, passes, tiles, most = None, 0, 1, None
         if not chosen.only_keep:
-            canvas, passes = make(height, width), chosen.passes(count)
-            tiles = self._sample(
-                picture, canvas.put, chosen, count, {} if reading is None else reading.told, seed, o.solver, o.tile,
-                _climbing(progress),
-            )
+            canvas, passes, climb = make(height, width), chosen.passes(count), _climbing(progress)
+            if isinstance(self.denoiser, LatentDenoiser):
+                whole = Window(0, 0, height, width)
+                out, tiles, most = restore_latents(
+                    self.denoiser, cut(picture, whole), chosen, steps=count, seed=seed, solver=o.solver, tile=o.tile,
+                    detail=o.detail, callback=lambda state: climb((state.step + 1) / state.steps),
+                )
+                canvas.put(whole, out)
+            else:
+                told = {} if reading is None else reading.told
+                tiles = self._sample(picture, canvas.put, chosen, count, told, seed, o.solver, o.tile, climb)
         elif o.scale != 1:
             canvas = make(height, width)
             for window in plan_tiles(height, width, TILE, 0):
                 canvas.put(window, cut(picture, window))
         # where nothing is computed, nothing can be off by a last bit
         kind = self.denoiser.facts.number_type
-        self.report = Report(chosen, count, o.scale, passes, tiles, self.device, kind, reading)
+        self.report = Report(chosen, count, o.scale, passes, tiles, self.device, kind, reading, most)
         if progress:
             progress(1.0)
         return canvas
@@ -253,8 +279,6 @@ class Restorer:
         while True:
             plan = plan_tiles(height, width, max(tile, 4 * facts.reach), 3 * facts.reach, margin=facts.reach,
                               multiple=facts.multiple)
-            if facts.reduction != 1 and (steps > 1 or len(plan) > 1):
-                raise OptionError("Tiled sampling of latents is not built yet.")
             noise = Noise(seed, (count, facts.channels, height, width)) if steps > 1 else None
             try:
                 if len(plan) > 1:
