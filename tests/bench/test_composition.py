@@ -16,7 +16,6 @@ from unires.bench.sets import PhotoSet
 from unires.compose.router import Router, RouterConfig
 from unires.degrade.isolated import TASKS
 from unires.degrade.recipes import TEST
-from unires.denoise.checkpoint import load_denoiser
 from unires.errors import OptionError
 
 
@@ -27,7 +26,7 @@ def routed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         (folder / file.name).write_bytes(file.read_bytes())
     torch.manual_seed(0)
     steps = ("blind", *TASKS, "keep"), ("keep@relay", "denoise@relay")
-    router = Router(RouterConfig(TASKS, steps, load_denoiser(folder).facts.features, 16, 8))
+    router = Router(RouterConfig(TASKS, steps, 16, 8))
     for weigh in router.weigh:
         torch.nn.init.normal_(weigh.leave.weight, std=0.3)
     router.save(folder)

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from unires.compose import router as module
 from unires.compose.experts import Expert
-from unires.compose.router import FILE, LEAST, Router, RouterConfig, see
+from unires.compose.router import FILE, LEAST, Router, RouterConfig
+from unires.compose.spectrum import CELL, spectrum
 from unires.degrade.isolated import TASKS
 from unires.errors import UniresError
 
@@ -19,9 +20,9 @@ STEPS = (("blind", "denoise", "keep"), ("keep@relay", "denoise@relay"))
 
 
 @pytest.fixture
-def router(tiny: Any) -> Router:
+def router() -> Router:
     torch.manual_seed(1)
-    return Router(RouterConfig(TASKS, STEPS, tiny.facts.features, 16, 8)).eval().requires_grad_(False)
+    return Router(RouterConfig(TASKS, STEPS, 16, 8)).eval().requires_grad_(False)
 
 
 def stirred(router: Router) -> Router:
@@ -30,13 +31,13 @@ def stirred(router: Router) -> Router:
     return router
 
 
-def test_untrained_it_trusts_the_first_of_each_step(router: Router, tiny: Any, photo: Any) -> None:
-    assert str(router.read(tiny, photo).weights) == "blind=1; keep@relay=1"
+def test_untrained_it_trusts_the_first_of_each_step(router: Router, photo: Any) -> None:
+    assert str(router.read(photo).weights) == "blind=1; keep@relay=1"
 
 
-def test_weights_sum_to_one_at_every_place(router: Router, tiny: Any, photo: Any) -> None:
-    look = stirred(router).look(see(tiny, photo))
-    assert look.shape[-2:] == (256 // tiny.facts.cell, 256 // tiny.facts.cell)
+def test_weights_sum_to_one_at_every_place(router: Router, photo: Any) -> None:
+    look = stirred(router).look(spectrum(photo))
+    assert look.shape[-2:] == (256 // CELL, 256 // CELL)
     presence, severity, harm, _ = router.judge(look)
     for step in range(2):
         row, passes = router.decide(look, (presence, severity, harm), step)
@@ -60,27 +61,27 @@ def test_small_weights_cost_no_pass(router: Router) -> None:
     assert len(router.weights([first, second]).active(0)) == 3
 
 
-def test_a_shut_gate_costs_no_pass(router: Router, tiny: Any, photo: Any) -> None:
+def test_a_shut_gate_costs_no_pass(router: Router, photo: Any) -> None:
     stirred(router).weigh[0].gate.bias[0] = -4.0
-    w = router.read(tiny, photo).weights
+    w = router.read(photo).weights
     assert Expert("blind") not in [w.experts[i] for i in w.active(0)] and w.passes(1) == 1
     router.weigh[0].gate.bias.fill_(-4.0)
-    assert str(router.read(tiny, photo).weights.first(1)) == "keep=1"  # what runs no network has no gate
+    assert str(router.read(photo).weights.first(1)) == "keep=1"  # what runs no network has no gate
 
 
 def test_a_large_photo_is_read_in_tiles(
-    router: Router, tiny: Any, photo: Any, monkeypatch: pytest.MonkeyPatch
+    router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = photo[..., :250, :201]
-    whole = stirred(router).read(tiny, part)
+    whole = stirred(router).read(part)
     monkeypatch.setattr(module, "TILE", 64)
-    tiled = router.read(tiny, part)
+    tiled = router.read(part)
     torch.testing.assert_close(whole.where, tiled.where)
     torch.testing.assert_close(whole.weights.values, tiled.weights.values)
 
 
-def test_what_is_found_is_sorted_and_told(router: Router, tiny: Any, photo: Any) -> None:
-    reading = router.read(tiny, photo)
+def test_what_is_found_is_sorted_and_told(router: Router, photo: Any) -> None:
+    reading = router.read(photo)
     changes = {
         "present": torch.tensor([0.9, 0.2, 0.01, 0.8, 0.6]), "severity": torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]),
         "harm": torch.tensor([-30.0, 0.0, 0.0, -20.0, -25.0]),
@@ -90,12 +91,12 @@ def test_what_is_found_is_sorted_and_told(router: Router, tiny: Any, photo: Any)
     assert reading.told == pytest.approx({"denoise": 0.4, "dejpeg": 0.5, "super-resolution": 0.1, "motion-deblur": 0.2})
 
 
-def test_a_folder_keeps_it(router: Router, tiny: Any, photo: Any, tmp_path: Path) -> None:
+def test_a_folder_keeps_it(router: Router, photo: Any, tmp_path: Path) -> None:
     assert Router.load(tmp_path) is None
     stirred(router).half().float().save(tmp_path)
     again = Router.load(tmp_path)
     assert again is not None and again.config == router.config
-    a, b = router.read(tiny, photo), again.read(tiny, photo)
+    a, b = router.read(photo), again.read(photo)
     assert torch.equal(a.weights.values, b.weights.values) and torch.equal(a.present, b.present)
 
 

@@ -416,13 +416,12 @@ def routed_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -
     """A checkpoint with a router that isn't trained."""
     from unires.compose.router import Router, RouterConfig
     from unires.degrade.isolated import TASKS
-    from unires.denoise.checkpoint import load_denoiser
 
     folder = tmp_path_factory.mktemp("routed")
     for file in tiny_folder.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     steps = ("blind", "denoise", "keep"), ("keep@relay", "denoise@relay")
-    Router(RouterConfig(TASKS, steps, load_denoiser(folder).facts.features, 16, 8)).save(folder)
+    Router(RouterConfig(TASKS, steps, 16, 8)).save(folder)
     return folder
 
 

@@ -76,7 +76,7 @@ def test_a_run_leaves_a_router_that_judges_as_it_did(photos: Path, tiny_folder: 
     assert router is not None
     sample = t.collect()[0]
     t.judge([sample])
-    presence, severity, harm, _ = router.judge(router.look(sample.features[None].float()))
+    presence, severity, harm, _ = router.judge(router.look(sample.spectra[None].float()))
     for ours, kept in zip(sample.judged, (presence, severity, harm), strict=True):
         torch.testing.assert_close(ours, kept[0], atol=0.02, rtol=0.02)
     assert float(router.weigh[0].leave.weight.abs().max()) > 0 < float(router.weigh[1].leave.weight.abs().max())
@@ -102,7 +102,7 @@ def test_regions_stay_clean(photos: Path, tiny_folder: Path, tmp_path: Path) -> 
 def test_refusals(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UniresError, match="names no folder"):
         RouterTrainer(RouterTraining(model=str(tiny_folder)))
-    with pytest.raises(UniresError, match="whole 32-pixel cells"):
+    with pytest.raises(UniresError, match="whole cells of 32"):
         trainer(photos, tiny_folder, tmp_path, crop=60)
     file = tmp_path / "r.toml"
     file.write_text("sampels = 3\n")

@@ -1,9 +1,8 @@
 """The router: from the photo to what is wrong with it, how badly and where, and to the weights W that suit it.
 
-It reads the photo once, however many steps follow: what the denoiser's own encoder makes of it (a network that can
-restore without being told the task has to know what is wrong), and its power spectrum (`spectrum.py`), which tells
-strengths precisely. These features are local, so that a large photo is read in tiles; what decides is a small network
-on the whole map of them. It never sees an expert's result, nor they it."""
+It reads the photo's power spectra once (`spectrum.py`), however many steps follow. These are local, so that a large
+photo is read in tiles; what decides is a small network on the whole map of them. It never sees an expert's result, nor
+they it; the report depends on no expert at all, only the weights do."""
 
 from __future__ import annotations
 
@@ -24,7 +23,6 @@ from unires.compose import spectrum
 from unires.compose.experts import KEEP, Expert
 from unires.compose.weights import Weights
 from unires.degrade.resample import Sliced
-from unires.denoise.interface import Denoiser
 from unires.errors import OptionError, UniresError, shown
 
 FILE = "router.safetensors"
@@ -39,11 +37,10 @@ TILE = 1024  # pixels a side that are read at once; a multiple of every cell
 @dataclass(frozen=True)
 class RouterConfig:
     """`steps`: the experts that each step chooses from; what is named first is where training starts, and where the
-    weights stay while nothing was learnt. `features`: how many the denoiser gives for each cell (`Facts`)."""
+    weights stay while nothing was learnt."""
 
     tasks: tuple[str, ...]
     steps: tuple[tuple[str, ...], ...]
-    features: int
     report_width: int = 160
     weigh_width: int = 96
 
@@ -72,12 +69,6 @@ class Reading:
         """The severity that each task's expert is told; where its degradation is hardly possible, nothing."""
         there = [k for k in range(len(self.tasks)) if float(self.present[k]) >= POSSIBLE]
         return {self.tasks[k]: float(self.severity[k]) for k in there}
-
-
-def see(denoiser: Denoiser, pixels: Tensor) -> Tensor:
-    """All that a router looks at: B x 3 x H x W in [0, 1] to B x (denoiser's and spectrum's) features x h x w."""
-    encoded = denoiser.features(pixels)
-    return torch.cat((encoded, spectrum.spectrum(pixels.to(encoded), denoiser.facts.cell)), dim=1)
 
 
 def _sorted_blocks(spectra: Tensor) -> Tensor:
@@ -112,9 +103,9 @@ class Weigher(nn.Module):
         self.register_buffer("free", free, persistent=False)
 
     def forward(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """x: B x width x h x w, what `enter` made; known: B x n. Returns B x experts x h x w, each place's sum one, and
-        the probability that each gate is open, B x experts (0 for what runs no network)."""
-        x = F.leaky_relu(x, 0.2)
+        """x: B x FEATURES x h x w, as `Router.look` makes them; known: B x n. Returns B x experts x h x w, each place's
+        sum one, and the probability that each gate is open, B x experts (0 for what runs no network)."""
+        x = F.leaky_relu(self.enter(F.dropout(x, 0.1, self.training)), 0.2)
         photo = torch.cat((x.mean(dim=(2, 3)), known), dim=1)
         around = photo[:, :, None, None].expand(-1, -1, *x.shape[-2:])
         row: Tensor = self.leave(F.leaky_relu(self.inner(torch.cat((x, around), dim=1)), 0.2))
@@ -139,7 +130,7 @@ class Router(nn.Module):
     def __init__(self, config: RouterConfig) -> None:
         super().__init__()
         self.config = config
-        width, tasks, seen = config.report_width, len(config.tasks), config.features + spectrum.FEATURES
+        width, tasks, seen = config.report_width, len(config.tasks), spectrum.FEATURES
         self.register_buffer("mean", torch.zeros(seen))  # of the features, over training photos
         self.register_buffer("deviation", torch.ones(seen))
         self.enter = nn.Conv2d(seen, width, 1)
@@ -153,27 +144,22 @@ class Router(nn.Module):
         )  # fmt: skip
         self.weigh = nn.ModuleList(Weigher(seen, 3 * tasks, config.weigh_width, step) for step in config.steps)
 
-    def look(self, features: Tensor) -> Tensor:
-        """B x features x h x w (see `see`) to B x C x h x w: all that is kept of a tile."""
-        x = ((features - self.mean[:, None, None]) / self.deviation[:, None, None]).clamp(-8, 8)
-        spectra = x[:, self.config.features :]
-        x = F.dropout(x, 0.1, self.training)
-        enters = [self.enter, *(weigh.enter for weigh in self.weigh)]
-        return torch.cat([*(enter(x) for enter in enters), spectra], dim=1)  # type: ignore[operator]
+    def look(self, spectra: Tensor) -> Tensor:
+        """Spectra of B photos, B x FEATURES x h x w, in units that the rest works with."""
+        return ((spectra - self.mean[:, None, None]) / self.deviation[:, None, None]).clamp(-8, 8)
 
     def judge(self, look: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of the whole photo: presence (logits), severity, harm / HARM_UNIT, each B x 5; and presence by place,
         B x 5 x h x w. A place that can't tell (a flat sky says nothing of blur) has little say."""
-        x = F.leaky_relu(look[:, : self.config.report_width], 0.2)
+        x = F.leaky_relu(self.enter(F.dropout(look, 0.1, self.training)), 0.2)
         x = F.leaky_relu(self.inner(F.dropout(x, 0.1, self.training)), 0.2)
         n = len(self.config.tasks)
         here, say, weight = self.report(x).split((3 * n, n, 2), dim=1)
         share = say.flatten(2).softmax(dim=2).view_as(say).repeat(1, 3, 1, 1)
         first = (share * here).sum(dim=(2, 3))
-        spectra = look[:, -spectrum.FEATURES :].flatten(2)
         weight = weight.flatten(2).softmax(dim=2)
         even = torch.full_like(weight[:, :1], 1 / weight.shape[2])
-        means = _sorted_blocks(torch.cat((weight, even), dim=1) @ spectra.mT)
+        means = _sorted_blocks(torch.cat((weight, even), dim=1) @ look.flatten(2).mT)
         whole = first + self.photo(torch.cat((means.flatten(1), x.mean(dim=(2, 3)), first), dim=1))
         presence, severity, harm = whole.chunk(3, dim=1)
         return presence, severity, harm, here[:, :n]
@@ -182,25 +168,21 @@ class Router(nn.Module):
         """W of a step, B x experts x h x w, and how likely each expert's pass is, B x experts."""
         presence, severity, harm = judged
         known = torch.cat((presence.sigmoid(), presence.sigmoid() * severity, harm / 5), dim=1)
-        width = self.config.weigh_width
-        start = self.config.report_width + step * width
-        weights, passes = self.weigh[step](look[:, start : start + width], known)
+        weights, passes = self.weigh[step](look, known)
         return weights, passes
 
     @torch.inference_mode()
-    def read(self, denoiser: Denoiser, picture: Sliced) -> Reading:
+    def read(self, picture: Sliced) -> Reading:
         """Of a picture of any size, 1 x 3 x H x W, in tiles."""
         _, _, height, width = picture.shape
-        cell = denoiser.facts.cell
-        reach = -(-denoiser.facts.reach // cell) * cell
-        rows = []
+        cell, rows = spectrum.CELL, []
         for top in range(0, height, TILE):
             row = []
             for left in range(0, width, TILE):
-                y, x = max(0, top - reach), max(0, left - reach)
-                part = picture[..., y : min(height, top + TILE + reach), x : min(width, left + TILE + reach)]
+                y, x = max(0, top - cell), max(0, left - cell)
+                part = picture[..., y : min(height, top + TILE + cell), x : min(width, left + TILE + cell)]
                 down, right = (top - y) // cell, (left - x) // cell
-                look = self.look(see(denoiser, part).to(self.mean))
+                look = self.look(spectrum.spectrum(part.to(self.mean)))
                 row.append(look[..., down : down + TILE // cell, right : right + TILE // cell])
             rows.append(torch.cat(row, dim=3))
         return self.reading(torch.cat(rows, dim=2))

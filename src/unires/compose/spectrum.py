@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WINDOW = 64  # pixels a side
+CELL = 32  # pixels a side of a place
+WINDOW = 64  # pixels a side that are looked at around it
 RINGS, SECTORS, SECTOR_RINGS, AXIS = 34, 8, 16, 32
 BLOCK = 8
 FEATURES = 3 * RINGS + SECTORS * SECTOR_RINGS + 2 * AXIS + 2 * BLOCK
@@ -44,17 +45,17 @@ def _bins() -> tuple[Tensor, Tensor, Tensor]:
     return mean(ring, RINGS, there), mean(wide, SECTORS * SECTOR_RINGS, there), torch.cat(axes, dim=1)
 
 
-def spectrum(pixels: Tensor, cell: int) -> Tensor:
-    """B x 3 x H x W in [0, 1] to B x FEATURES x ceil(H / cell) x ceil(W / cell): log mean power in bins of frequency;
+def spectrum(pixels: Tensor) -> Tensor:
+    """B x 3 x H x W in [0, 1] to B x FEATURES x ceil(H / CELL) x ceil(W / CELL): log mean power in bins of frequency;
     then the log mean difference of neighbours, by column and by row modulo BLOCK.
 
     Windows (Hann) are centred on the cells and reach beyond them; power is in squared levels of 255 (white noise of
     sigma s has s^2 in every bin)."""
     height, width = pixels.shape[-2:]
     x = torch.einsum("kc,bchw->bkhw", torch.tensor(LUMA, device=pixels.device), pixels * 255)
-    x = F.pad(x, (0, -width % cell, 0, -height % cell), "replicate")
-    edge = (WINDOW - cell) // 2
-    windows = F.pad(x, (edge,) * 4, "replicate").unfold(-2, WINDOW, cell).unfold(-2, WINDOW, cell)
+    x = F.pad(x, (0, -width % CELL, 0, -height % CELL), "replicate")
+    edge = (WINDOW - CELL) // 2
+    windows = F.pad(x, (edge,) * 4, "replicate").unfold(-2, WINDOW, CELL).unfold(-2, WINDOW, CELL)
     line = torch.hann_window(WINDOW, device=x.device)
     hann = line[:, None] * line
     level = (windows * hann).sum(dim=(-2, -1), keepdim=True) / hann.sum()
@@ -62,12 +63,12 @@ def spectrum(pixels: Tensor, cell: int) -> Tensor:
     rings, sectors, axes = (m.to(x.device) for m in _bins())
     parts = [(power @ rings).permute(0, 1, 4, 2, 3).flatten(1, 2)]
     parts += [(power[:, 0] @ m).permute(0, 3, 1, 2) for m in (sectors, axes)]
-    return torch.cat((torch.cat(parts, dim=1) + FLOOR, _steps(x[:, 0], cell), _steps(x[:, 0].mT, cell).mT), dim=1).log()
+    return torch.cat((torch.cat(parts, dim=1) + FLOOR, _steps(x[:, 0]), _steps(x[:, 0].mT).mT), dim=1).log()
 
 
-def _steps(luma: Tensor, cell: int) -> Tensor:
-    """Mean difference to the right-hand neighbour, a BLOCK's columns apart: B x BLOCK x H / cell x W / cell."""
+def _steps(luma: Tensor) -> Tensor:
+    """Mean difference to the right-hand neighbour, a BLOCK's columns apart: B x BLOCK x H / CELL x W / CELL."""
     step = F.pad(luma.diff(dim=-1).abs(), (0, 1))
     b, h, w = step.shape
     by_column = step.view(b, h, w // BLOCK, BLOCK).permute(0, 3, 1, 2)
-    return F.avg_pool2d(by_column, (cell, cell // BLOCK)) + 0.1
+    return F.avg_pool2d(by_column, (CELL, CELL // BLOCK)) + 0.1

@@ -131,29 +131,22 @@ class CompactNet(nn.Module):
 
     def residual(self, z: Tensor, c: Tensor, embedding: Tensor) -> Tensor:
         """F: B x 3 x H x W from two of the same shape, sides multiples of `config.multiple`."""
-        parts = self.numbers(embedding)
-        *skips, x = self.levels(z, c, parts)
+        kind = self.enter.weight.dtype
+        # scaled so that one optimiser step moves a modulation by about the learning rate, not by `width` times it
+        numbers = self.modulate(embedding / embedding.shape[1] ** 0.5)[:, :, None, None]
+        parts = iter(numbers.split(self.modulated, dim=1))
+        x = F.pixel_unshuffle(torch.cat((z, c), dim=1).to(kind), 2).contiguous(memory_format=torch.channels_last)
+        x = self.enter(x)
+        skips: list[Tensor] = []
+        for i, blocks in enumerate(self.down):
+            x = _run(blocks, x, parts)
+            if i < len(self.reduce):
+                skips.append(x)
+                x = self.reduce[i](x)
         for i in reversed(range(len(self.up))):
             x = skips.pop() + F.pixel_shuffle(self.enlarge[i](x), 2)
             x = _run(self.up[i], x, parts)
         return F.pixel_shuffle(self.leave(x), 2)
-
-    def levels(self, z: Tensor, c: Tensor, parts: Iterator[Tensor]) -> list[Tensor]:
-        """The encoder's result at each level, the finest first."""
-        kind = self.enter.weight.dtype
-        x = F.pixel_unshuffle(torch.cat((z, c), dim=1).to(kind), 2).contiguous(memory_format=torch.channels_last)
-        x = self.enter(x)
-        out: list[Tensor] = []
-        for i, blocks in enumerate(self.down):
-            x = _run(blocks, x if i == 0 else self.reduce[i - 1](x), parts)
-            out.append(x)
-        return out
-
-    def numbers(self, embedding: Tensor) -> Iterator[Tensor]:
-        """Each block's modulation, in the order they run."""
-        # scaled so that one optimiser step moves a modulation by about the learning rate, not by `width` times it
-        numbers = self.modulate(embedding / embedding.shape[1] ** 0.5)[:, :, None, None]
-        return iter(numbers.split(self.modulated, dim=1))
 
     def condition_precision(self, task: Tensor, has_condition: Tensor) -> Tensor:
         """p_c, B."""
@@ -210,7 +203,6 @@ class CompactDenoiser:
             reduction=1,
             multiple=self.exact.config.multiple,
             reach=96,
-            features=2 * sum(self.exact.config.widths),
             parameters=sum(p.numel() for p in self.exact.parameters()),
             number_type=str(self.kind).removeprefix("torch."),
             # six of the widest layers, which have half of the picture's width and height: 5.3 to 5.6 were measured
@@ -224,22 +216,6 @@ class CompactDenoiser:
     def decode(self, sample: Tensor) -> Tensor:
         """[-1, 1] to [0, 1], not clipped."""
         return (sample + 1) / 2
-
-    @torch.inference_mode()
-    def features(self, pixels: Tensor) -> Tensor:
-        """Mean and log deviation of each channel of each of the encoder's levels, cell by cell, as the blind expert
-        sees the photo at t = 1 (see the interface)."""
-        cell = self.facts.cell
-        c = _fill(self.encode(pixels), cell)
-        one, index = torch.ones(1, device=self.device), torch.zeros(1, dtype=torch.long, device=self.device)
-        numbers = self.net.numbers(self.net.embedding(one, index, -one, one.bool()))
-        out = []
-        for i, level in enumerate(self.net.levels(torch.zeros_like(c), c, numbers)):
-            x, size = level.float(), cell >> (i + 1)
-            mean = F.avg_pool2d(x, size)
-            variance = F.avg_pool2d(x.square(), size) - mean.square()
-            out += [mean, variance.clamp(min=1e-8).log() / 2]
-        return torch.cat(out, dim=1)
 
     @torch.inference_mode()
     def predict(

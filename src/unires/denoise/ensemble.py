@@ -33,9 +33,6 @@ class Ensembled:
     def decode(self, sample: Tensor) -> Tensor:
         return self.denoiser.decode(sample)
 
-    def features(self, pixels: Tensor) -> Tensor:
-        return self.denoiser.features(pixels)
-
     @torch.inference_mode()
     def predict(
         self,

@@ -20,8 +20,6 @@ class Facts:
     reach: int  # pixels from a border beyond which the border is not seen
     parameters: int
     number_type: str  # what the network computes in
-    features: int = 0  # numbers that `features` gives for each cell; 0: it gives none
-    cell: int = 32  # pixels a side of a cell
     memory: int = 512  # bytes that predicting takes at its peak, for each pixel of each sample
 
 
@@ -49,9 +47,4 @@ class Denoiser(Protocol):
 
     def decode(self, sample: Tensor) -> Tensor:
         """Samples to pixels in [0, 1] (not clipped)."""
-        ...
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """What the encoder makes of pictures, for a router to read: B x 3 x H x W in [0, 1] to B x facts.features x
-        ceil(H / cell) x ceil(W / cell)."""
         ...

@@ -152,7 +152,7 @@ class Restorer:
         if picture.shape[0] != 1:
             raise UniresError("Pictures are read one at a time.")
         self.plan(None, None, None, scale)
-        return self.router.read(self.denoiser, _enlarged(picture, scale))
+        return self.router.read(_enlarged(picture, scale))
 
     def ceiling(self, image: Any) -> float:
         """PSNR, in dB, of a picture that a latent model's autoencoder alone encodes and decodes. Raises UniresError
@@ -222,7 +222,7 @@ class Restorer:
         if self.router is not None and not chosen.only_keep:
             if picture.shape[0] > 1:
                 return self._one_by_one(picture, make, options, progress)
-            reading = self.router.read(self.denoiser, _enlarged(picture, o.scale))
+            reading = self.router.read(_enlarged(picture, o.scale))
             chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale, reading)
         picture = _enlarged(picture, o.scale)
         height, width = picture.shape[-2:]

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unires.compose.experts import KEEP, Expert
-from unires.compose.router import HARM_UNIT, LEAST, POSSIBLE, Router, RouterConfig, see
+from unires.compose.router import HARM_UNIT, LEAST, POSSIBLE, Router, RouterConfig
+from unires.compose.spectrum import CELL, spectrum
 from unires.degrade import mixtures
 from unires.degrade.isolated import TASKS
 from unires.denoise.checkpoint import load_denoiser
@@ -70,7 +71,7 @@ class Sample:
 
     clean: Tensor  # 3 x H x W
     degraded: Tensor
-    features: Tensor  # C x h x w, float16
+    spectra: Tensor  # FEATURES x h x w, float16
     severity: Tensor  # 5, as `mixtures.Mixture` has them
     harm: Tensor
     where: Tensor  # 1 x h x w, the share of each cell that is degraded
@@ -90,10 +91,9 @@ class RouterTrainer:
         torch.manual_seed(config.seed)
         self.device = torch.device(config.device)
         self.denoiser: Denoiser = load_denoiser(Path(config.model) if config.model else None, config.device)
-        facts = self.denoiser.facts
-        if not facts.features or config.crop % facts.cell:
-            raise UniresError(f"A router needs a denoiser with features, and crops of whole {facts.cell}-pixel cells.")
-        self.router = Router(RouterConfig(TASKS, STEPS, facts.features)).to(self.device).requires_grad_(False)
+        if config.crop % CELL:
+            raise UniresError(f"Crops for a router are of whole cells of {CELL} pixels.")
+        self.router = Router(RouterConfig(TASKS, STEPS)).to(self.device).requires_grad_(False)
         paths = [p for folder in config.clean for p in photo_paths(Path(folder))]
         if not paths:
             raise UniresError("The configuration names no folder of clean photos.")
@@ -131,17 +131,17 @@ class RouterTrainer:
         return clean[window], dataclasses.replace(mixture, degraded=degraded), where.float()
 
     def collect(self) -> list[Sample]:
-        """Samples, as the denoiser's encoder sees them. Only those that experts will be run on keep their pixels."""
+        """Samples, as the router sees them. Only those that experts will be run on keep their pixels."""
         samples: list[Sample] = []
         started, none = time.monotonic(), torch.empty(0)
         for index in range(0, self.config.report_samples, 8):
             clean, mixture, where = self.draw(index, 8)
-            features = see(self.denoiser, mixture.degraded).half()
-            share = F.avg_pool2d(where, self.denoiser.facts.cell)
+            spectra = spectrum(mixture.degraded).half()
+            share = F.avg_pool2d(where, CELL)
             kept = index < self.config.samples
             for i in range(len(clean)):
                 pixels = (clean[i], mixture.degraded[i]) if kept else (none, none)
-                samples.append(Sample(*pixels, features[i], mixture.severity[i], mixture.harm[i], share[i]))
+                samples.append(Sample(*pixels, spectra[i], mixture.severity[i], mixture.harm[i], share[i]))
             if len(samples) % 400 == 0:
                 self.log(f"{len(samples)} samples, {len(samples) / (time.monotonic() - started):.1f} a second")
         return samples
@@ -151,7 +151,7 @@ class RouterTrainer:
     def learn_report(self, samples: list[Sample]) -> None:
         """Presence by cross-entropy, severity and harm by squared error where the degradation is there."""
         r = self.router
-        some = torch.stack([s.features for s in samples[:512]]).float()
+        some = torch.stack([s.spectra for s in samples[:512]]).float()
         r.mean.copy_(some.mean(dim=(0, 2, 3)))
         r.deviation.copy_(some.std(dim=(0, 2, 3)).clamp(min=1e-3))
         parts = [r.enter, r.inner, r.report, r.photo]
@@ -207,7 +207,7 @@ class RouterTrainer:
             same = {"relay": relay[0], "lq": lq[0]}
             answers = torch.stack([same[e.condition] if e.task == KEEP else next(answered) for e in experts])
             sample.answers = answers.half()
-            sample.grams.append(_grams(answers - sample.clean, self.denoiser.facts.cell))
+            sample.grams.append(_grams(answers - sample.clean, CELL))
             if number % 200 == 199:
                 pace = (number + 1) / (time.monotonic() - started)
                 self.log(f"step {step + 1}: experts asked about {number + 1} samples, {pace:.1f} a second")
@@ -283,7 +283,7 @@ def _regions(count: int, size: int, share: float, host: torch.Generator) -> Tens
 
 
 def _stack(samples: list[Sample]) -> Tensor:
-    return torch.stack([s.features for s in samples]).float()
+    return torch.stack([s.spectra for s in samples]).float()
 
 
 def _report_loss(router: Router, samples: list[Sample]) -> Tensor:
