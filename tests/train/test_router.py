@@ -26,16 +26,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory, astronaut: Any) -> Path:
 
 
 def trainer(photos: Path, tiny_folder: Path, tmp_path: Path, **changes: Any) -> RouterTrainer:
-    config = {"crop": 64, "margin": 8, "report_samples": 8, "samples": 8, "rounds": 5, "charge": 0.0}
-    return RouterTrainer(
-        RouterTraining(clean=(str(photos),), model=str(tiny_folder), run=str(tmp_path / "run"), **config | changes),
-        log=lambda line: None,
-    )
+    config = {
+        "clean": (str(photos),), "model": str(tiny_folder), "run": str(tmp_path / "run"), "crop": 64, "margin": 8,
+        "report_samples": 8, "samples": 8, "report_rounds": 5, "rounds": 5, "charge": 0.0,
+    }  # fmt: skip
+    return RouterTrainer(RouterTraining(**config | changes), log=lambda line: None)
 
 
 def test_its_error_is_the_composed_steps_error(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     t = trainer(photos, tiny_folder, tmp_path)
-    sample = t.collect()[0]
+    sample = t.open(1)[0]
     t.judge([sample])
     sample.told = {}
     t.ask([sample], 0)
@@ -52,7 +52,7 @@ def test_its_error_is_the_composed_steps_error(photos: Path, tiny_folder: Path, 
 def test_it_finds_the_oracles_weights(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """Of one photo, whose places are alike to it as far as the photo's mean goes."""
     t = trainer(photos, tiny_folder, tmp_path, rounds=400)
-    samples = t.collect()[:2]
+    samples = t.open(2)
     t.router.eval()
     t.judge(samples)
     t.ask(samples, 0)
@@ -74,7 +74,7 @@ def test_a_run_leaves_a_router_that_judges_as_it_did(photos: Path, tiny_folder: 
     t.run()
     router = Router.load(tmp_path / "run")
     assert router is not None
-    sample = t.collect()[0]
+    sample = t.open(1)[0]
     t.judge([sample])
     presence, severity, harm, _ = router.judge(router.look(sample.spectra[None].float()))
     for ours, kept in zip(sample.judged, (presence, severity, harm), strict=True):
@@ -83,12 +83,33 @@ def test_a_run_leaves_a_router_that_judges_as_it_did(photos: Path, tiny_folder: 
 
 
 def test_the_report_learns(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    t = trainer(photos, tiny_folder, tmp_path, report_samples=64, rounds=60)
+    t = trainer(photos, tiny_folder, tmp_path, report_samples=64, report_rounds=60)
     samples = t.collect()
     t.router.eval()
     before = float(_report_loss(t.router, samples[-6:]))
     t.learn_report(samples)
     assert float(_report_loss(t.router, samples[-6:])) < 0.6 * before
+
+
+def test_samples_are_made_once(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    first = trainer(photos, tiny_folder, tmp_path).collect()
+    again = trainer(photos, tiny_folder, tmp_path)
+    again.draw = None  # type: ignore[method-assign, assignment]
+    for a, b in zip(first, again.collect(), strict=True):
+        assert torch.equal(a.spectra, b.spectra) and torch.equal(a.severity, b.severity)
+    other = trainer(photos, tiny_folder, tmp_path, seed=1).collect()
+    assert not torch.equal(first[0].spectra, other[0].spectra)
+
+
+def test_a_report_is_kept_for_new_experts(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    trainer(photos, tiny_folder, tmp_path).run()
+    known = Router.load(tmp_path / "run")
+    t = trainer(photos, tiny_folder, tmp_path, start_from=str(tmp_path / "run"), run=str(tmp_path / "second"), seed=3)
+    t.run()
+    again = Router.load(tmp_path / "second")
+    assert known is not None and again is not None
+    for name, value in known.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]) == (not name.startswith("weigh.")), name
 
 
 def test_regions_stay_clean(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -102,6 +123,8 @@ def test_regions_stay_clean(photos: Path, tiny_folder: Path, tmp_path: Path) -> 
 def test_refusals(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UniresError, match="names no folder"):
         RouterTrainer(RouterTraining(model=str(tiny_folder)))
+    with pytest.raises(UniresError, match="no router of this shape"):
+        trainer(photos, tiny_folder, tmp_path, start_from=str(tmp_path))
     with pytest.raises(UniresError, match="whole cells of 32"):
         trainer(photos, tiny_folder, tmp_path, crop=60)
     file = tmp_path / "r.toml"

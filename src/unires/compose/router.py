@@ -41,7 +41,7 @@ class RouterConfig:
 
     tasks: tuple[str, ...]
     steps: tuple[tuple[str, ...], ...]
-    report_width: int = 160
+    report_width: int = 128
     weigh_width: int = 96
 
 
@@ -134,7 +134,7 @@ class Router(nn.Module):
         self.register_buffer("mean", torch.zeros(seen))  # of the features, over training photos
         self.register_buffer("deviation", torch.ones(seen))
         self.enter = nn.Conv2d(seen, width, 1)
-        self.inner = nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate")
+        self.inner = nn.Conv2d(width, width, 1)
         # for each degradation: is it here, how strong, how harmful, and how much this place has to say about it;
         # then how much it has to say in the mean spectrum, twice
         self.report = nn.Conv2d(width, 4 * tasks + 2, 1)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from unires.compose.experts import KEEP, Expert
@@ -25,7 +27,7 @@ from unires.degrade import mixtures
 from unires.degrade.isolated import TASKS
 from unires.denoise.checkpoint import load_denoiser
 from unires.denoise.interface import Denoiser
-from unires.errors import UniresError
+from unires.errors import UniresError, shown
 from unires.sample.sampler import levels, times
 from unires.train.config import build, read_values
 from unires.train.data import Atlas, photo_paths
@@ -45,13 +47,15 @@ class RouterTraining:
     clean: tuple[str, ...] = ()
     model: str = ""
     run: str = "runs/router"
+    start_from: str = ""  # a folder with a router: its report is kept, only the weights, which go with experts, are new
     crop: int = 192
     margin: int = 16
     region_share: float = 0.25  # of the samples, of which a part stays clean
-    report_samples: int = 6000  # that the report is learnt from
-    samples: int = 2400  # of these, that the experts are run on
-    rounds: int = 3000  # of each part's training, 64 samples each
-    rate: float = 1e-3
+    report_samples: int = 14000  # that the report is learnt from
+    samples: int = 1600  # that the experts are run on
+    report_rounds: int = 6000  # of 64 samples each
+    rounds: int = 3000  # likewise, of each step's weights
+    rate: float = 2e-3
     charge: float = 0.015  # what a network pass costs, in units of the log error: 0.065 dB
     seed: int = 0
     device: str = "cpu"
@@ -94,16 +98,24 @@ class RouterTrainer:
         if config.crop % CELL:
             raise UniresError(f"Crops for a router are of whole cells of {CELL} pixels.")
         self.router = Router(RouterConfig(TASKS, STEPS)).to(self.device).requires_grad_(False)
+        if config.start_from:
+            known = Router.load(Path(config.start_from))
+            if known is None or known.config != self.router.config:
+                raise UniresError(f"There is no router of this shape in {shown(config.start_from)}.")
+            for name in ("enter", "inner", "report", "photo"):
+                getattr(self.router, name).load_state_dict(getattr(known, name).state_dict())
+            self.router.mean.copy_(known.mean)
+            self.router.deviation.copy_(known.deviation)
         paths = [p for folder in config.clean for p in photo_paths(Path(folder))]
         if not paths:
             raise UniresError("The configuration names no folder of clean photos.")
         self.photos = Atlas.load(paths, config.crop + 2 * config.margin, self.device)
 
     def run(self) -> None:
-        samples = self.collect()
-        self.learn_report(samples)
-        self.save()
-        samples = samples[: self.config.samples]
+        if not self.config.start_from:
+            self.learn_report(self.collect())
+            self.save()
+        samples = self.open(self.config.samples)
         self.judge(samples)
         for step in range(len(STEPS)):
             self.ask(samples, step)
@@ -130,20 +142,34 @@ class RouterTrainer:
         degraded = torch.where(where, mixture.degraded[window], clean[window])
         return clean[window], dataclasses.replace(mixture, degraded=degraded), where.float()
 
-    def collect(self) -> list[Sample]:
-        """Samples, as the router sees them. Only those that experts will be run on keep their pixels."""
+    def open(self, count: int, pixels: bool = True) -> list[Sample]:
+        """The first `count` samples; without pixels they take little memory."""
         samples: list[Sample] = []
         started, none = time.monotonic(), torch.empty(0)
-        for index in range(0, self.config.report_samples, 8):
+        for index in range(0, count, 8):
             clean, mixture, where = self.draw(index, 8)
-            spectra = spectrum(mixture.degraded).half()
-            share = F.avg_pool2d(where, CELL)
-            kept = index < self.config.samples
+            spectra, share = spectrum(mixture.degraded).half(), F.avg_pool2d(where, CELL)
             for i in range(len(clean)):
-                pixels = (clean[i], mixture.degraded[i]) if kept else (none, none)
-                samples.append(Sample(*pixels, spectra[i], mixture.severity[i], mixture.harm[i], share[i]))
-            if len(samples) % 400 == 0:
+                own = (clean[i], mixture.degraded[i]) if pixels else (none, none)
+                samples.append(Sample(*own, spectra[i], mixture.severity[i], mixture.harm[i], share[i]))
+            if len(samples) % 1000 == 0:
                 self.log(f"{len(samples)} samples, {len(samples) / (time.monotonic() - started):.1f} a second")
+        return samples[:count]
+
+    def collect(self) -> list[Sample]:
+        """The report's samples: from the run's folder if they are there already, else made and kept there."""
+        c = self.config
+        file, names = Path(c.run) / "samples.safetensors", ("spectra", "severity", "harm", "where")
+        key = f"{c.clean} {c.crop} {c.margin} {c.region_share} {c.seed} {c.report_samples} {mixtures.COUNT_ODDS}"
+        if file.exists():
+            with safe_open(file, "pt") as opened:
+                if (opened.metadata() or {}).get("key") == key:
+                    columns = [opened.get_tensor(name) for name in names]
+                    none = torch.empty(0)
+                    return [Sample(none, none, *row) for row in zip(*columns, strict=True)]
+        samples = self.open(c.report_samples, pixels=False)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({n: torch.stack([getattr(s, n) for s in samples]) for n in names}, file, {"key": key})
         return samples
 
     # -- what is wrong with the photo -----------------------------------------------------------------------
@@ -171,7 +197,8 @@ class RouterTrainer:
             said = ", ".join(f"{v:.3f}" for v in off.sqrt().tolist())
             return f"presence right {right:.1%}, strongest right {strongest:.1%}, severities off by {said}"
 
-        self._learn("report", [p for part in parts for p in part.parameters()], samples, loss, score)
+        parameters = [p for part in parts for p in part.parameters()]
+        self._learn("report", parameters, samples, loss, score, self.config.report_rounds)
 
     def judge(self, samples: list[Sample]) -> None:
         """Settle what the report says of each sample: experts are told that, and not the truth, as at test time."""
@@ -234,11 +261,12 @@ class RouterTrainer:
             _, gain, used = self._weighing(test, step)
             return f"{gain:.3f} dB, {used:.2f} passes"
 
-        self._learn(f"step {step + 1}", list(self.router.weigh[step].parameters()), samples, loss, score)
+        parameters = list(self.router.weigh[step].parameters())
+        self._learn(f"step {step + 1}", parameters, samples, loss, score, self.config.rounds)
 
     def _learn(
         self, name: str, parameters: list[torch.nn.Parameter], samples: list[Sample],
-        loss: Callable[[list[Sample]], Tensor], score: Callable[[list[Sample]], str],
+        loss: Callable[[list[Sample]], Tensor], score: Callable[[list[Sample]], str], rounds: int,
     ) -> None:
         """Train a part of the router; the last tenth of the samples only tells how well it generalises."""
         c = self.config
@@ -246,9 +274,9 @@ class RouterTrainer:
         train, test = samples[:-held], samples[-held:]
         optimizer = torch.optim.AdamW([p.requires_grad_() for p in parameters], lr=c.rate, weight_decay=1e-2)
         generator = torch.Generator().manual_seed(c.seed)
-        for round_ in range(c.rounds):
+        for round_ in range(rounds):
             for group in optimizer.param_groups:
-                group["lr"] = c.rate * min(1.0, 1.3 * (1 - round_ / c.rounds))
+                group["lr"] = c.rate * min(1.0, 1.3 * (1 - round_ / rounds))
             chosen = torch.randint(len(train), (min(64, len(train)),), generator=generator).tolist()
             self.router.train()
             value = loss([train[i] for i in chosen])
@@ -256,7 +284,7 @@ class RouterTrainer:
             torch.autograd.backward(value)
             optimizer.step()
             self.router.eval()
-            if round_ % 500 == 499 or round_ + 1 == c.rounds:
+            if round_ % 500 == 499 or round_ + 1 == rounds:
                 with torch.inference_mode():
                     self.log(f"{name}, round {round_ + 1}: loss {float(value.detach()):.3f}; held out: {score(test)}")
         for p in parameters:
