@@ -160,7 +160,8 @@ class RouterTrainer:
         """The report's samples: from the run's folder if they are there already, else made and kept there."""
         c = self.config
         file, names = Path(c.run) / "samples.safetensors", ("spectra", "severity", "harm", "where")
-        key = f"{c.clean} {c.crop} {c.margin} {c.region_share} {c.seed} {c.report_samples} {mixtures.COUNT_ODDS}"
+        folders = [str(Path(folder).resolve()) for folder in c.clean]
+        key = f"{folders} {c.crop} {c.margin} {c.region_share} {c.seed} {c.report_samples} {mixtures.COUNT_ODDS}"
         if file.exists():
             with safe_open(file, "pt") as opened:
                 if (opened.metadata() or {}).get("key") == key:
