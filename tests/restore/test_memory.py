@@ -50,14 +50,13 @@ def photo(height: int, width: int) -> Any:
 @pytest.mark.parametrize(("error", "patience", "steps"), zip(ERRORS, [0, 1, 1, 2], [1, 1, 2, 2], strict=True))
 def test_out_of_memory_halves_the_tile(tiny: CompactDenoiser, error: Exception, patience: int, steps: int) -> None:
     """`patience`: memory runs out only after that many tiles are done."""
-    x = photo(900, 700)
-    cramped = Cramped(tiny, 450 * 450, error, patience)
+    x = photo(620, 420)
+    cramped = Cramped(tiny, 390 * 390, error, patience)
     seen: list[float] = []
-    options: dict[str, Any] = {"weights": "denoise", "steps": steps, "progress": seen.append}
-    out = Restorer(cramped)(x, tile=880, **options)
-    assert sorted(set(cramped.sides), reverse=True)[-1] == 440 and max(cramped.sides) > 440
+    out = Restorer(cramped)(x, tile=480, weights="denoise", steps=steps, progress=seen.append)
+    assert cramped.sides[0] > 384 and set(cramped.sides[patience + 1 :]) == {384}
     assert seen == sorted(seen) and seen[-1] == 1
-    assert np.array_equal(out, Restorer(tiny)(x, tile=440, weights="denoise", steps=steps))
+    assert np.array_equal(out, Restorer(tiny)(x, tile=384, weights="denoise", steps=steps))
 
 
 def test_when_no_tile_is_small_enough(tiny: CompactDenoiser) -> None:
