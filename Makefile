@@ -1,7 +1,7 @@
 # make setup: an environment in .venv    make demo: restore a sample photo    make test: linter and tests
 # make lint, make types, make layers: one check each
 # make soak: the long tests (half an hour), and the figures in docs/conformance.md
-# make fuzz: ten minutes of looking for bytes that break the readers (needs atheris)
+# make fuzz: ten minutes of looking for bytes that break the readers
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,6 +28,7 @@ soak: setup
 	$(BIN)/python -m pytest tests/conformance -m "soak or not soak" --figures
 
 fuzz: setup
+	$(BIN)/python -m pip install --quiet -e ".[fuzz]"
 	$(BIN)/python tests/photo/fuzz.py 600
 
 lint: setup

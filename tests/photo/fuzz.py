@@ -2,7 +2,7 @@
 
 Whatever the bytes, reading ends in a photo or in one sentence; a photo that was read can be written, and what is
 written reads back the same. What breaks that is kept in `finds`, where the ordinary tests run it (test_photo_finds.py).
-Needs atheris (`pip install atheris`)."""
+Needs the extra `fuzz` (atheris)."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from unires.compose.weights import Weights
 from unires.denoise.compact import TASKS
 from unires.denoise.interface import Facts
 from unires.errors import OptionError
+from unires.sample import sampler
 from unires.sample.sampler import SOLVERS, State, composed_estimate, levels, sample, solve, times
 
 
@@ -123,6 +124,17 @@ def test_a_weighted_sum_of_experts(tiny: Any, photo: Any) -> None:
     parts = [tiny.predict(torch.zeros_like(x), 1.0, c, [task]) for task in ("denoise", "dejpeg")]
     expected = tiny.decode(1.6 * parts[0] - 0.9 * parts[1] + 0.3 * c)
     torch.testing.assert_close(sample(tiny, x, weights("denoise=1.6,dejpeg=-0.9,keep=0.3")), expected)
+
+
+def test_experts_of_large_pictures_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, x = weights("denoise=1.5,dejpeg=-0.8,blind@down2=0.3"), torch.rand(2, 3, 10, 12)
+    results = []
+    for most, batches in ((10_000, [6]), (600, [4, 2]), (1, [2, 2, 2])):
+        monkeypatch.setattr(sampler, "AT_ONCE", most)
+        toy = Toy()
+        results.append(sample(toy, x, w))
+        assert [len(tasks) for *_, tasks in toy.asked] == batches
+    assert all(torch.allclose(r, results[0], atol=1e-6) for r in results)
 
 
 def test_weight_maps_choose_the_expert_at_each_place(tiny: Any, photo: Any) -> None:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unires.compose import presets
-from unires.compose.experts import KEEP
 from unires.compose.router import Reading, Router
 from unires.compose.weights import Weights
 from unires.degrade.recipe import checked_seed
@@ -274,8 +273,7 @@ class Restorer:
         facts = self.denoiser.facts
         count, _, height, width = picture.shape
         if tile is None:
-            most = max(sum(e.task != KEEP for e in weights.experts), 1)
-            tile = tile_for(most * count * facts.memory, self.device)
+            tile = tile_for(count * facts.memory, self.device)  # of such tiles one expert after the other is run
         while True:
             plan = plan_tiles(height, width, max(tile, 4 * facts.reach), 3 * facts.reach, margin=facts.reach,
                               multiple=facts.multiple)

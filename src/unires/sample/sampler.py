@@ -24,6 +24,8 @@ from unires.denoise.interface import Denoiser
 from unires.denoise.schedule import alpha_sigma
 from unires.errors import OptionError, nearest
 
+AT_ONCE = 1 << 20  # pixels: a larger batch takes more memory and saves no time
+
 
 @dataclass(frozen=True)
 class State:
@@ -52,7 +54,8 @@ def composed_estimate(
     denoiser: Denoiser, conditions: Condition, weights: Weights, z: Tensor, t: float, step: int, relay: Tensor | None,
     severity: Mapping[str, float] | None = None,
 ) -> Tensor:
-    """x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k). All experts of the step run as one batch; `keep` runs nothing.
+    """x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k). The experts of the step run as one batch, or as
+    several where pictures are large (AT_ONCE); `keep` runs nothing.
 
     conditions: `Conditions`, or another function of a condition's name and the relay. severity: what a task's
     experts are told of the degradation's strength, 0 to 1; a task that is not named is told nothing."""
@@ -60,14 +63,15 @@ def composed_estimate(
     networks = [k for k in used if weights.experts[k].task != KEEP]
     seen = {k: conditions(weights.experts[k].condition, relay) for k in used}
     parts = {k: seen[k] for k in used if k not in networks}
-    if networks:
-        count = z.shape[0]
-        condition = torch.cat([seen[k] for k in networks])
-        tasks = [weights.experts[k].task for k in networks for _ in range(count)]
-        told = [(severity or {}).get(task) for task in tasks]
-        together = denoiser.predict(z.repeat(len(networks), 1, 1, 1), t, condition, tasks, told)
-        parts |= dict(zip(networks, together.chunk(len(networks)), strict=True))
     size = z.shape[-2], z.shape[-1]
+    count = z.shape[0]
+    at_once = max(1, AT_ONCE // (count * size[0] * size[1] * denoiser.facts.reduction**2))
+    for some in (networks[i : i + at_once] for i in range(0, len(networks), at_once)):
+        condition = torch.cat([seen[k] for k in some])
+        tasks = [weights.experts[k].task for k in some for _ in range(count)]
+        told = [(severity or {}).get(task) for task in tasks]
+        together = denoiser.predict(z.repeat(len(some), 1, 1, 1), t, condition, tasks, told)
+        parts |= dict(zip(some, together.chunk(len(some)), strict=True))
     total = torch.zeros_like(z)
     for k in used:
         total += weights.at(step, k, size).to(z) * parts[k]
