@@ -22,7 +22,7 @@ QUALITY: dict[str, Quality] = {
     "experts": named.experts, "mixtures": named.mixtures, "composition": composition, "ablations": named.ablations,
     "main": named.main, "dial": dials.dial, "precision": dials.precision,
 }
-RUNS = (*QUALITY, "compare", "speed", "profile", "sets", "docs")
+RUNS = (*QUALITY, "compare", "speed", "profile", "scale", "sets", "docs")
 WORST_CASES = 24
 
 
@@ -58,6 +58,8 @@ def run(wanted: Wanted) -> str:
     if wanted.photos < 0 or wanted.crop < 0 or 0 < wanted.crop < 16 or wanted.workers < 1:
         raise OptionError("Photos and workers are whole numbers, and a crop has at least 16 pixels a side.")
     out = Path(wanted.out)
+    if wanted.what == "scale":
+        return _scale(wanted)
     if wanted.what == "sets":
         return _list_sets(Path(wanted.data))
     if wanted.what == "docs":
@@ -161,6 +163,17 @@ def _profile(wanted: Wanted, out: Path) -> str:
     table = profile.table(profile.measure(wanted.model, wanted.device), facts)
     report.write([table], out, "profile", document.facts(wanted.words, ours.restorer.device))
     return table.text()
+
+
+def _scale(wanted: Wanted) -> str:
+    from unires.bench import scale
+    from unires.restore.restorer import pick_device
+
+    lines = []
+    for line in scale.measure(pick_device(wanted.device)):
+        log(line)
+        lines.append(f"- {line}")
+    return "\n".join([scale.table(), "", *lines])
 
 
 def log(line: str) -> None:

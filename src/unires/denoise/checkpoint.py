@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
+from torch import Tensor
 
 from unires.denoise.compact import CompactConfig, CompactDenoiser, CompactNet
 from unires.denoise.interface import Denoiser
@@ -115,10 +116,14 @@ def save_net(net: CompactNet, folder: Path, kind: torch.dtype = torch.float16) -
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def save_latent(net: LatentNet, folder: Path) -> None:
-    """Write config.json and model.safetensors, in the number types that the model has."""
+def save_latent(net: LatentNet, folder: Path, unet: Mapping[str, Tensor] | None = None) -> None:
+    """Write config.json and model.safetensors, in the number types that the model has. unet: its weights, where `net`
+    has it wrapped up for training."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    own = net.unet.state_dict() if unet is None else unet
+    rest = {k: v for k, v in net.state_dict().items() if not k.startswith("unet.")}
+    tensors = {f"unet.{k}": v for k, v in own.items()} | rest
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     config = {"kind": "latent", **dataclasses.asdict(net.config)}
     save_file(tensors, folder / "model.safetensors.tmp")
     os.replace(folder / "model.safetensors.tmp", folder / "model.safetensors")

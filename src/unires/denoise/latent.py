@@ -132,7 +132,7 @@ class LatentNet(nn.Module):
 
     def out(self, z: Tensor, t: Tensor, condition: Tensor, task: Tensor) -> Tensor:
         """What the network itself says: noise, velocity or sample, as `config.prediction` names it."""
-        kind = self.unet.conv_in.weight.dtype
+        kind = next(self.unet.parameters()).dtype
         n, _ = self.place(t)
         prompts = self.prompts[task].to(kind).expand(len(z), -1, -1)
         x = torch.cat((z, condition), dim=1).to(kind)

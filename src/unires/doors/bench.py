@@ -20,6 +20,7 @@ Measures restorers on photos whose truth is known, and prints tables.
                                    any methods on any sets
   unires bench speed               what a pass costs, as multiples of a reference convolution
   unires bench profile             where the time of one restore goes
+  unires bench scale               the paper's network: memory and time on paper, and measured with random weights
   unires bench sets                the sets, and which of them are there
   unires bench docs                writes docs/benchmarks.md from what the other runs left in --out
 
