@@ -255,6 +255,10 @@ class RouterTrainer:
 
     def learn_weights(self, samples: list[Sample], step: int) -> None:
         """Least log squared error of the composed estimate, plus a charge for each expert that has to run."""
+        errors = torch.stack([s.grams[step].mean(dim=(0, 1)).diagonal() for s in samples[-_held(samples) :]])
+        alone = ", ".join(f"{e} {float(_decibels(errors[:, i])):.2f}" for i, e in enumerate(STEPS[step]))
+        self.log(f"step {step + 1}, each alone on the held-out samples, in dB: {alone}")
+
         def loss(chosen: list[Sample]) -> Tensor:
             return self._weighing(chosen, step)[0]
 
@@ -271,7 +275,7 @@ class RouterTrainer:
     ) -> None:
         """Train a part of the router; the last tenth of the samples only tells how well it generalises."""
         c = self.config
-        held = max(1, len(samples) // 10)
+        held = _held(samples)
         train, test = samples[:-held], samples[-held:]
         optimizer = torch.optim.AdamW([p.requires_grad_() for p in parameters], lr=c.rate, weight_decay=1e-2)
         generator = torch.Generator().manual_seed(c.seed)
@@ -299,7 +303,12 @@ class RouterTrainer:
         loss = (error + VISIBLE).log().mean() + self.config.charge * passes.sum(dim=1).mean()
         networks = torch.tensor([not name.startswith(KEEP) for name in STEPS[step]], device=rows.device)
         used = (rows[:, networks].abs().amax(dim=(2, 3)) >= LEAST).float().sum(dim=1).mean()
-        return loss, float((-10 * error.detach().clamp(min=1e-9).log10()).mean()), float(used)
+        return loss, float(_decibels(error.detach())), float(used)
+
+
+def _decibels(error: Tensor) -> Tensor:
+    """Mean PSNR, where what can't be seen doesn't count: a clean photo that is kept has 50 dB, not infinitely many."""
+    return (-10 * (error + VISIBLE).log10()).mean()
 
 
 def _regions(count: int, size: int, share: float, host: torch.Generator) -> Tensor:
@@ -309,6 +318,10 @@ def _regions(count: int, size: int, share: float, host: torch.Generator) -> Tens
     along = torch.cos(angle * 2 * math.pi) * ramp[:, None] + torch.sin(angle * 2 * math.pi) * ramp
     degraded: Tensor = (along < distance - 0.3) | (partly >= share)
     return degraded[:, None]
+
+
+def _held(samples: list[Sample]) -> int:
+    return max(1, len(samples) // 10)
 
 
 def _stack(samples: list[Sample]) -> Tensor:
