@@ -1,4 +1,4 @@
-"""Noise has the variance that was asked for; JPEG is the encoder's; resampling is Pillow's and OpenCV's."""
+"""Noise has the variance asked for; haze is its equation; JPEG is the encoder's; resampling Pillow's and OpenCV's."""
 
 from __future__ import annotations
 
@@ -71,6 +71,65 @@ def test_demosaicing_amplifies_colours_and_correlates_neighbours() -> None:
         r = residual[channel] / residual[channel].std()
         assert float((r[:, 1:] * r[:, :-1]).mean()) > 0.3
         assert abs(float((r[:, 4:] * r[:, :-4]).mean())) < 0.03
+
+
+@pytest.mark.parametrize("level", [0.05, 0.4])
+@pytest.mark.parametrize(("exposure", "gain"), [(1.0, 1.0), (0.1, 4.0), (0.5, 0.3)])
+@pytest.mark.parametrize(("shot", "read"), [(0.004, 0.0), (0.0, 0.01), (0.002, 0.003)])
+def test_low_light_amplifies_light_and_noise(
+    level: float, exposure: float, gain: float, shot: float, read: float
+) -> None:
+    """Closed form: mean g e L, variance g^2 (shot e L + read^2), in linear light."""
+    light = torch.full((1, 3, 256, 256), level)
+    args = exposure, gain, shot, read, generator()
+    dark = operators.to_linear(operators.low_light(operators.to_srgb(light), *args, demosaic=False))
+    variance = gain**2 * (shot * exposure * level + read**2)
+    assert float(dark.var()) == pytest.approx(variance, rel=0.03)
+    assert float(dark.mean()) == pytest.approx(gain * exposure * level, abs=5 * (variance / dark.numel()) ** 0.5 + 1e-6)
+
+
+def test_low_light_at_full_exposure_is_sensor_noise(photo: Any) -> None:
+    plain = operators.sensor_noise(photo, 0.01, 0.02, generator(3))
+    torch.testing.assert_close(operators.low_light(photo, 1, 1, 0.01, 0.02, generator(3)), plain, atol=1e-4, rtol=0)
+
+
+# -- haze -------------------------------------------------------------------------------------------------------------
+
+
+def test_haze_is_koschmieders_law(photo: Any) -> None:
+    """(I - A) / (J - A) = exp(-beta d), pixel by pixel, the same in every channel."""
+    depth = operators.smooth_depth(photo, generator())
+    hazy = operators.haze(photo, depth, 1.3, 0.7)
+    ratio = (operators.to_linear(hazy) - 0.7) / (operators.to_linear(photo) - 0.7)
+    told = (operators.to_linear(photo) - 0.7).abs() > 0.05  # elsewhere the ratio is of two small numbers
+    expected = torch.exp(-1.3 * depth).expand_as(ratio)
+    torch.testing.assert_close(ratio[told], expected[told], atol=1e-3, rtol=0)
+
+
+def test_haze_at_its_ends_and_in_layers(photo: Any) -> None:
+    near, far = torch.zeros(1, 1, 256, 256), torch.ones(1, 1, 256, 256)
+    torch.testing.assert_close(operators.haze(photo, near, 3.0, 0.8), photo, atol=1e-5, rtol=0)
+    white = operators.to_srgb(torch.tensor(0.8)).expand_as(photo)
+    torch.testing.assert_close(operators.haze(photo, far, 50.0, 0.8), white, atol=1e-5, rtol=0)
+    # optical depths add up
+    twice = operators.haze(operators.haze(photo, far, 0.4, 0.8), far, 0.9, 0.8)
+    torch.testing.assert_close(twice, operators.haze(photo, far, 1.3, 0.8), atol=1e-5, rtol=0)
+    # each picture of a batch has its own
+    both = operators.haze(photo.repeat(2, 1, 1, 1), far, torch.tensor([0.4, 0.9]), torch.tensor([0.5, 0.8]))
+    torch.testing.assert_close(both[1:], operators.haze(photo, far, 0.9, 0.8))
+
+
+def test_depth_is_smooth_whatever_the_size() -> None:
+    for size in ((64, 64), (300, 200), (1, 1), (1, 9)):
+        depth = operators.smooth_depth(torch.zeros(3, 3, *size), generator())
+        assert depth.shape == (3, 1, *size) and float(depth.min()) >= 0 and float(depth.max()) <= 1
+        if min(size) > 1:
+            # bicubic between knots a third of the picture apart rises by at most 2.1 of the range from knot to knot
+            for axis in (-2, -1):
+                assert float(depth.diff(dim=axis).abs().max()) < 2.1 * 3 / (min(size) - 1)
+            assert float(depth.flatten(1).std(dim=1).min()) > 0.05
+    one, other = (operators.smooth_depth(torch.zeros(1, 3, 8, 8), generator(seed)) for seed in (1, 2))
+    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3), (5, 1)])

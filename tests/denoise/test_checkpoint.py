@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 import unires
 from unires.denoise.checkpoint import SHIPPED, load_denoiser, load_net, save_net
+from unires.denoise.compact import PRECISION, TASKS
 from unires.errors import UniresError
 
 PACKAGE = Path(unires.__file__).parent
@@ -46,6 +48,20 @@ def test_every_option_of_the_network_is_kept(tmp_path: Path, tiny_net: Callable[
     assert load_net(tmp_path).config == net.config
 
 
+def test_a_checkpoint_from_before_tasks_could_be_added(tmp_path: Path, folder: Path) -> None:
+    """Its config.json names neither tasks nor precision: those that every network has are meant."""
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    change(old, tasks=None, precision=None)
+    assert "tasks" not in json.loads((old / "config.json").read_text())
+    net, again = load_net(folder), load_net(old)
+    assert again.config == net.config and again.config.tasks == TASKS and again.config.precision == PRECISION
+    a, b = (load_denoiser(f, kind=torch.float32) for f in (folder, old))
+    x = torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)
+    for task in TASKS:
+        assert torch.equal(a.predict(x, 0.5, x, [task]), b.predict(x, 0.5, x, [task]))
+
+
 def change(folder: Path, **values: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     config = {k: v for k, v in (config | values).items() if v is not None}
@@ -67,6 +83,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unknown option": (lambda f: change(f, depth=3), "damaged"),
     "no number": (lambda f: change(f, widths="wide"), "damaged"),
     "uneven": (lambda f: change(f, up=[1, 1]), "damaged"),
+    "too few tasks": (lambda f: change(f, tasks=["blind"], precision=[60]), "tasks are blind"),
+    "a task twice": (lambda f: change(f, tasks=[*TASKS, "blind"], precision=[*PRECISION, 60]), "none of them twice"),
+    "no precision": (lambda f: change(f, tasks=[*TASKS, "haze"]), "`precision`"),
+    "zero precision": (lambda f: change(f, precision=[0] * len(TASKS)), "`precision`"),
+    "a task without weights": (
+        lambda f: change(f, tasks=[*TASKS, "haze"], precision=[*PRECISION, 60]), "don't fit"),
     "other widths": (lambda f: change(f, widths=[8, 16]), "don't fit"),
     "negative widths": (lambda f: change(f, widths=[8, -8]), "fit|damaged"),
     "other depth": (lambda f: change(f, down=[1, 2]), "don't fit"),

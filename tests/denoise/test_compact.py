@@ -72,7 +72,7 @@ def test_the_residual_is_scaled_by_the_total_precision(tiny_net: Any) -> None:
     alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
     p_c = torch.tensor(compact.PRECISION)[task].view(-1, 1, 1, 1)
     p_z = (alpha / sigma) ** 2
-    f = net.residual(alpha * z, c, net.embedding(t, task, severity, seen))
+    f = net.residual(alpha * z, c, net.modulation(t, task, severity, seen))
     expected = (alpha / sigma**2 * z + p_c * c) / (p_z + p_c) + f / (p_z + p_c).sqrt()
     torch.testing.assert_close(net(z, t, c, task, severity, seen), expected)
     torch.testing.assert_close(net.total_precision(t, task, seen), (p_z + p_c).flatten())

@@ -51,6 +51,45 @@ def srgb_gaussian_noise(pixels: Tensor, sigma: Tensor | float, generator: torch.
     return pixels + s * torch.randn(pixels.shape, generator=generator, device=pixels.device)
 
 
+def smooth_depth(pixels: Tensor, generator: torch.Generator, knots: int = 4) -> Tensor:
+    """A random relief without edges, B x 1 x H x W in [0, 1] (0: nearest): a cubic surface through `knots` x `knots`
+    random depths, whatever the picture's size."""
+    drawn = torch.rand(len(pixels), 1, knots, knots, generator=generator, device=pixels.device)
+    return F.interpolate(drawn, size=pixels.shape[-2:], mode="bicubic", align_corners=True).clamp(0, 1)
+
+
+def haze(pixels: Tensor, depth: Tensor, beta: Tensor | float, airlight: Tensor | float) -> Tensor:
+    """Homogeneous haze, in linear light: I = J t + A (1 - t), t = exp(-beta d) (Koschmieder's law, as in He et al.,
+    "Single Image Haze Removal Using Dark Channel Prior", 2009, eq. 1 and 2).
+
+    depth: B x 1 x H x W, the farthest being 1; beta: optical depth there; airlight: A, 1 is white."""
+    light = to_linear(pixels)
+    b = torch.as_tensor(beta, dtype=light.dtype, device=light.device).view(-1, 1, 1, 1)
+    a = torch.as_tensor(airlight, dtype=light.dtype, device=light.device).view(-1, 1, 1, 1)
+    t = torch.exp(-b * depth)
+    return to_srgb(light * t + a * (1 - t))
+
+
+def low_light(
+    pixels: Tensor,
+    exposure: float,
+    gain: float,
+    shot: float,
+    read: float,
+    generator: torch.Generator,
+    *,
+    demosaic: bool = True,
+) -> Tensor:
+    """A sensor that gets `exposure` times the light and amplifies what it read by `gain`, noise included, in linear
+    light: variance gain^2 (shot * exposure * light + read^2) about gain * exposure * light (Wei et al., "A
+    Physics-based Noise Formation Model for Extreme Low-light Raw Denoising", 2020, section 3, all read noise
+    before the amplifier). Not clipped.
+
+    The same as `sensor_noise`, which see for `demosaic`, of the amplified light with shot and read amplified."""
+    light = to_linear(pixels) * (exposure * gain)
+    return sensor_noise(to_srgb(light), shot * gain, read * gain, generator, demosaic=demosaic)
+
+
 def sensor_noise(
     pixels: Tensor,
     shot: Tensor | float,

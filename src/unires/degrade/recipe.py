@@ -58,8 +58,7 @@ def motion(
     random if not given)."""
     _within("length", length, 0.01, 200)
     _within("bend", bend, -360, 360)
-    if angle is None:
-        angle = float(torch.rand((), generator=generator, device=generator.device)) * 180
+    angle = _drawn(0, 180, generator) if angle is None else angle
     _within("angle", angle, -360, 360)
     path = kernels.arc(_one(length, x), _one(math.radians(angle), x), _one(math.radians(bend), x))
     return operators.blur(x, kernels.splat(path))
@@ -114,6 +113,38 @@ def jpeg(x: Tensor, generator: torch.Generator, quality: int = 30, subsampling: 
     if subsampling not in ("4:4:4", "4:2:0"):
         raise OptionError(nearest(str(subsampling), ("4:4:4", "4:2:0"), kind="chroma subsampling"))
     return jpeg_codec.encode_decode(x, [int(quality)] * len(x), [subsampling] * len(x))
+
+
+@operator
+def haze(
+    x: Tensor, generator: torch.Generator, beta: float | None = None, airlight: float | None = None
+) -> Tensor:
+    """Haze over a random relief; its optical depth at the farthest, and the light it scatters (1 is white, in linear
+    light), both drawn at random if not given."""
+    beta = _drawn(0.5, 2.5, generator) if beta is None else beta
+    airlight = _drawn(0.5, 1, generator) if airlight is None else airlight
+    _within("beta", beta, 0, 20)
+    _within("airlight", airlight, 0, 1)
+    return operators.haze(x, operators.smooth_depth(x, generator), beta, airlight)
+
+
+@operator
+def low_light(
+    x: Tensor, generator: torch.Generator, exposure: float | None = None, gain: float = 2, shot: float = 2e-3,
+    read: float = 2e-3,
+) -> Tensor:
+    """Too little light, amplified by `gain` with the noise it has: exposure 1 is the photo's own (drawn at random if
+    not given); shot and read as for sensor_noise."""
+    exposure = _drawn(0.03, 0.3, generator) if exposure is None else exposure
+    _within("exposure", exposure, 0, 1)
+    _within("gain", gain, 0, 100)
+    _within("shot", shot, 0, 1)
+    _within("read", read, 0, 1)
+    return operators.low_light(x, exposure, gain, shot, read, generator)
+
+
+def _drawn(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator, device=generator.device))
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

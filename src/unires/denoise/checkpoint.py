@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +106,41 @@ def digest(folder: Path | None = None) -> str:
     except OSError as error:
         raise UniresError(f"The checkpoint {shown(where)} can't be read: {error.strerror}.") from error
     return total.hexdigest()
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into; it becomes `out` at the end, whole or not at all. Raises UniresError if that is there
+    already or can't be written."""
+    if out.exists():
+        raise UniresError(f"{shown(out)} is there already; name another folder or remove it.")
+    half_done = out.with_name(out.name + ".tmp")
+    shutil.rmtree(half_done, ignore_errors=True)
+    try:
+        half_done.mkdir(parents=True)
+        yield half_done
+        half_done.rename(out)
+    except OSError as error:
+        raise UniresError(f"{shown(out)} can't be written: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(half_done, ignore_errors=True)
+
+
+def save_with_task(folder: Path, model: Path | None, net: CompactNet, notes: str) -> None:
+    """Write the compact checkpoint `model` with the one task more that `net` has, the last; `notes` go to the end of
+    the model card. All else keeps its bytes, the router too. Raises UniresError."""
+    model = SHIPPED if model is None else model
+    with _damage(model):
+        values = read_config(model) | {"tasks": net.config.tasks, "precision": net.config.precision}
+        tensors = load_file(model / "model.safetensors")
+        tensors[f"added.{len(net.added) - 1}"] = net.added[-1].detach().to(tensors["modulate.bias"])
+        kept = {p.name: p.read_bytes() for p in model.glob("router.*")}
+        card = (model / "README.md").read_text() if (model / "README.md").is_file() else ""
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+    (folder / "README.md").write_text(card + notes)
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
 
 
 def save_net(net: CompactNet, folder: Path, kind: torch.dtype = torch.float16) -> None:

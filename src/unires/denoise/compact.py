@@ -27,24 +27,31 @@ from unires.denoise.schedule import alpha_sigma
 from unires.errors import OptionError, UniresError, nearest
 
 TASKS = ("blind", "super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg")
-# p_c, in the order of TASKS: one over the mean squared error of a degraded training input, pixels in [-1, 1], measured
+# p_c of these TASKS: one over the mean squared error of a degraded training input, pixels in [-1, 1], measured
 PRECISION = (60.0, 100.0, 32.0, 72.0, 50.0, 180.0)
 PRECISION_OF_NOTHING = 3.0  # of a dropped condition (black): one over photographs' mean square
 
 
 @dataclass(frozen=True)
 class CompactConfig:
-    """Widths a level (level i works at 1 / 2^(i + 1) of the resolution), blocks a level on the way down and up."""
+    """Widths a level (level i works at 1 / 2^(i + 1) of the resolution), blocks a level on the way down and up; tasks
+    (TASKS, then those that were added) and p_c of each."""
 
     widths: tuple[int, ...] = (64, 96, 192, 320)
     down: tuple[int, ...] = (1, 1, 1, 2)
     up: tuple[int, ...] = (1, 1, 1)
     wide_from: int = 2  # from this level down, blocks look further with a 7x7 depthwise convolution
     embedding: int = 192
+    tasks: tuple[str, ...] = TASKS
+    precision: tuple[float, ...] = PRECISION
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.down) == len(self.up) + 1:
             raise OptionError("A network needs as many entries in `down` as in `widths`, and one fewer in `up`.")
+        if self.tasks[: len(TASKS)] != TASKS or len(set(self.tasks)) != len(self.tasks):
+            raise OptionError(f"A network's tasks are {', '.join(TASKS)}, then others, none of them twice.")
+        if len(self.precision) != len(self.tasks) or not min(self.precision) > 0:
+            raise OptionError("A network needs a `precision` of more than 0 for each of its tasks.")
 
     @property
     def multiple(self) -> int:
@@ -114,6 +121,8 @@ class CompactNet(nn.Module):
         up = [w for w, n in reversed(list(zip(widths, config.up, strict=False))) for _ in range(n)]
         self.modulated = [2 * w for w in down + up]  # numbers that each block takes, in the order they run
         self.modulate = nn.Linear(config.embedding, sum(self.modulated))
+        # of each task beyond TASKS: by how much it differs from the blind one's
+        self.added = nn.ParameterList(torch.zeros(sum(self.modulated)) for _ in config.tasks[len(TASKS) :])
         for parameter in (*self.leave.parameters(), *self.modulate.parameters()):
             nn.init.zeros_(parameter)
 
@@ -129,12 +138,20 @@ class CompactNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
-    def residual(self, z: Tensor, c: Tensor, embedding: Tensor) -> Tensor:
+    def modulation(self, t: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor) -> Tensor:
+        """Scale and shift of every block, B x sum(modulated)."""
+        new = task - len(TASKS)
+        embedding = self.embedding(t, torch.where(new < 0, task, 0), severity, has_condition)
+        # scaled so that one optimiser step moves a modulation by about the learning rate, not by `width` times it
+        numbers: Tensor = self.modulate(embedding / embedding.shape[1] ** 0.5)
+        if not len(self.added):
+            return numbers
+        return torch.where(new[:, None] < 0, numbers, numbers + torch.stack(list(self.added))[new.clamp(min=0)])
+
+    def residual(self, z: Tensor, c: Tensor, modulation: Tensor) -> Tensor:
         """F: B x 3 x H x W from two of the same shape, sides multiples of `config.multiple`."""
         kind = self.enter.weight.dtype
-        # scaled so that one optimiser step moves a modulation by about the learning rate, not by `width` times it
-        numbers = self.modulate(embedding / embedding.shape[1] ** 0.5)[:, :, None, None]
-        parts = iter(numbers.split(self.modulated, dim=1))
+        parts = iter(torch.split(modulation[:, :, None, None], self.modulated, dim=1))
         x = F.pixel_unshuffle(torch.cat((z, c), dim=1).to(kind), 2).contiguous(memory_format=torch.channels_last)
         x = self.enter(x)
         skips: list[Tensor] = []
@@ -150,7 +167,7 @@ class CompactNet(nn.Module):
 
     def condition_precision(self, task: Tensor, has_condition: Tensor) -> Tensor:
         """p_c, B."""
-        p = torch.tensor(PRECISION, device=task.device)[task]
+        p = torch.tensor(self.config.precision, device=task.device)[task]
         return torch.where(has_condition, p, PRECISION_OF_NOTHING)
 
     def total_precision(self, t: Tensor, task: Tensor, has_condition: Tensor) -> Tensor:
@@ -162,13 +179,14 @@ class CompactNet(nn.Module):
         self, z: Tensor, t: Tensor, condition: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor
     ) -> Tensor:
         """x_hat, B x 3 x H x W. z, condition: B x 3 x H x W in [-1, 1] (condition zero where has_condition is
-        false); t in (0, 1], task (index into TASKS), severity (negative: unknown), has_condition: B, or 1 for all."""
+        false); t in (0, 1], task (index into the configuration's tasks), severity (negative: unknown), has_condition:
+        B, or 1 for all."""
         alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
         p_c = self.condition_precision(task, has_condition).view(-1, 1, 1, 1)
         total = (alpha / sigma) ** 2 + p_c
-        embedding = self.embedding(t, task, severity, has_condition)
+        modulation = self.modulation(t, task, severity, has_condition)
         # alpha z, not z: what carries no signal at t = 1 must not carry noise into the network either
-        out = self.residual(alpha * z, condition, embedding).float()
+        out = self.residual(alpha * z, condition, modulation).float()
         base = (alpha / sigma**2 / total * z).addcmul_(p_c / total, condition)
         return base.addcmul_(out, total.rsqrt())
 
@@ -198,7 +216,7 @@ class CompactDenoiser:
     @property
     def facts(self) -> Facts:
         return Facts(
-            tasks=TASKS,
+            tasks=self.exact.config.tasks,
             channels=3,
             reduction=1,
             multiple=self.exact.config.multiple,
@@ -229,15 +247,16 @@ class CompactDenoiser:
         """x_hat for B samples (see the interface). Any height and width; mirrored to a multiple inside. A result
         that is not finite is computed again in float32. Raises OptionError for an unknown task, UniresError where
         float32 gives no numbers either."""
+        offered = self.exact.config.tasks
         for task in tasks:
-            if task not in TASKS:
-                raise OptionError(nearest(task, TASKS, kind="task"))
+            if task not in offered:
+                raise OptionError(nearest(task, offered, kind="task"))
         count, _, height, width = z.shape
         device = self.device
         known = [-1.0 if s is None else float(s) for s in severity or [None] * count]
         if len(set(zip(tasks, known, strict=True))) == 1:  # all alike: see Block
             tasks, known = tasks[:1], known[:1]
-        index = torch.tensor([TASKS.index(task) for task in tasks], device=device)
+        index = torch.tensor([offered.index(task) for task in tasks], device=device)
         strength = torch.tensor(known, device=device)
         seen = torch.full((len(known),), condition is not None, device=device)
         c = torch.zeros_like(z) if condition is None else condition

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +38,12 @@ def convert(base: str, out: Path) -> LatentNet:
 
     base: a folder as diffusers saves pipelines, or OWNER/NAME on the Hugging Face hub. Returns the model. Raises
     UniresError in one sentence for a part that is missing, a pickle, or a network of another class."""
-    from unires.denoise.checkpoint import save_latent
+    from unires.denoise.checkpoint import new_folder, save_latent
 
-    if out.exists():
-        raise UniresError(f"{shown(out)} is there already; name another folder or remove it.")
-    net = read_base(find(base))
-    half_done = out.with_name(out.name + ".tmp")
-    shutil.rmtree(half_done, ignore_errors=True)
-    try:
-        save_latent(net, half_done)
-        (half_done / "README.md").write_text(card(net, base))
-        half_done.rename(out)
-    except OSError as error:
-        raise UniresError(f"{shown(out)} can't be written: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(half_done, ignore_errors=True)
+    with new_folder(out) as folder:
+        net = read_base(find(base))
+        save_latent(net, folder)
+        (folder / "README.md").write_text(card(net, base))
     return net
 
 

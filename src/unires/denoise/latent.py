@@ -254,9 +254,6 @@ class LatentDenoiser:
             raise UniresError("The model's result holds values that are no numbers; its weights may be damaged.")
         return out
 
-    def features(self, pixels: Tensor) -> Tensor:
-        raise UniresError("A latent model has no features for a router to read.")
-
     @contextmanager
     def one_picture(self) -> Iterator[OnePicture]:
         """While parts of one picture go through the autoencoder: see `OnePicture`."""

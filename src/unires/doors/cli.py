@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import unires
-from unires.doors import bench, folder, inspect, latent
+from unires.doors import bench, expert, folder, inspect, latent
 from unires.errors import OptionError, UniresError, nearest, shown
 
 
@@ -68,10 +68,10 @@ Restores a photo and writes the result beside it; the original is never touched.
 """
 WEIGHTS_HELP = """\
 how much each expert counts, adding up to 1 (a weight may be negative): super-resolution, motion-deblur,
-defocus-deblur, denoise, dejpeg, blind (knows no task), keep (the photo as it is). An expert may look at a reduced
-photo (super-resolution@down2, @down4: invents more) or at the result of the step before (denoise@relay). One list
-for each step, separated by semicolons; or a .json file of `unires inspect`. Without it UniRes reads the photo and
-chooses"""
+defocus-deblur, denoise, dejpeg, blind (knows no task), keep (the photo as it is), and what `unires add-expert` added to
+the model. An expert may look at a reduced photo (super-resolution@down2, @down4: invents more) or at the result of the
+step before (denoise@relay). One list for each step, separated by semicolons; or a .json file of `unires inspect`.
+Without it UniRes reads the photo and chooses"""
 
 
 def build_parser() -> Parser:
@@ -131,6 +131,7 @@ def build_parser() -> Parser:
     router.add_argument("config", metavar="CONFIG", help="a TOML file; configs/router.toml is the shipped model's")
     router.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
                         help="change an option of the configuration, e.g. --set samples=400 (may be repeated)")
+    _common(expert.add_parser(commands))
     latent.add_parsers(commands)
     bench.add_parser(commands)
     parser.commands = dict(commands.choices)
@@ -162,7 +163,8 @@ Makes a photo worse in a known way, to test restorers with.
   unires degrade photo.png --recipe "defocus(radius=3) + noise(sigma=15) + jpeg(quality=30)"
 
 Operators: noise(sigma), sensor_noise(shot, read), motion(length, angle, bend), shake(extent),
-defocus(radius, blades, rotation), gaussian_blur(sigma), resize(scale, kernel), jpeg(quality, subsampling).
+defocus(radius, blades, rotation), gaussian_blur(sigma), resize(scale, kernel), jpeg(quality, subsampling),
+haze(beta, airlight), low_light(exposure, gain, shot, read).
 """
 
 

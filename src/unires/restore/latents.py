@@ -41,9 +41,6 @@ class TiledLatents:
         features = self.denoiser.unfold(latents)
         return self._as_one_picture(self.denoiser.paint, features, self.plan, self.pixels)
 
-    def features(self, pixels: Tensor) -> Tensor:
-        return self.denoiser.features(pixels)
-
     def predict(
         self,
         z: Tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unires.errors import UniresError
+from unires.errors import UniresError, shown
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".avif", ".bmp"}
 
@@ -21,6 +22,19 @@ def photo_paths(folder: Path) -> list[Path]:
     if not paths:
         raise UniresError(f"There is no photo in {folder}.")
     return paths
+
+
+def load_pairs(folders: Sequence[str], smallest: int, device: torch.device) -> tuple[Atlas, Atlas]:
+    """The clean and the degraded photos of the pairs NAME_gt, NAME_lq below `folders`, in the same order. Raises
+    UniresError if there is none, or if one isn't whole."""
+    clean = [p for folder in folders for p in photo_paths(Path(folder)) if p.stem.endswith("_gt")]
+    if not clean:
+        raise UniresError(f"There are no pairs NAME_lq, NAME_gt in {', '.join(map(shown, folders))}.")
+    degraded = [p.with_name(p.name.replace("_gt.", "_lq.")) for p in clean]
+    pair = Atlas.load(clean, smallest, device), Atlas.load(degraded, smallest, device)
+    if not (torch.equal(pair[0].width, pair[1].width) and torch.equal(pair[0].height, pair[1].height)):
+        raise UniresError(f"Pairs in {', '.join(map(shown, folders))} differ in size.")
+    return pair
 
 
 def load_rgb(path: Path) -> np.ndarray:

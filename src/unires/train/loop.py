@@ -24,7 +24,7 @@ from unires.denoise.compact import TASKS, CompactNet
 from unires.errors import UniresError, nearest, shown
 from unires.train import objective
 from unires.train.config import TrainConfig
-from unires.train.data import Atlas, load_rgb, photo_paths
+from unires.train.data import Atlas, load_pairs, load_rgb, photo_paths
 from unires.train.optim import Muon
 
 Log = Callable[[str], None]
@@ -64,7 +64,8 @@ class Trainer:
             self.ema.load_state_dict(self.net.state_dict())
         self._check_tasks()
         self.photos = self._load(config.clean)
-        self.paired = {k: self._load_pairs(v) for k, v in config.paired.items()}
+        size = config.crop + 2 * config.margin
+        self.paired = {k: load_pairs(v, size, self.device) for k, v in config.paired.items()}
 
     # -- parts ----------------------------------------------------------------------------------------------
 
@@ -78,15 +79,6 @@ class Trainer:
             raise UniresError("The configuration names no folder of clean photos.")
         paths = [p for folder in folders for p in photo_paths(Path(folder))]
         return Atlas.load(paths, self.config.crop + 2 * self.config.margin, self.device)
-
-    def _load_pairs(self, folders: tuple[str, ...]) -> tuple[Atlas, Atlas]:
-        clean = [p for folder in folders for p in photo_paths(Path(folder)) if p.stem.endswith("_gt")]
-        degraded = [p.with_name(p.name.replace("_gt.", "_lq.")) for p in clean]
-        size = self.config.crop + 2 * self.config.margin
-        pair = Atlas.load(clean, size, self.device), Atlas.load(degraded, size, self.device)
-        if not (torch.equal(pair[0].width, pair[1].width) and torch.equal(pair[0].height, pair[1].height)):
-            raise UniresError(f"Pairs in {', '.join(folders)} differ in size.")
-        return pair
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the kernels between hidden layers; AdamW for all the rest."""

@@ -15,16 +15,17 @@ class Uncertainty(nn.Module):
     Dividing each sample's loss by its expected value keeps every task, severity and noise level at the same
     weight (Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models", eq. 19 f.)."""
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: int = len(TASKS)) -> None:
         super().__init__()
-        self.inner = nn.Linear(len(TASKS) + 5, 64)
+        self.tasks = tasks
+        self.inner = nn.Linear(tasks + 5, 64)
         self.outer = nn.Linear(64, 1)
         nn.init.zeros_(self.outer.weight)
         nn.init.constant_(self.outer.bias, -1.0)
 
     def forward(self, t: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor) -> Tensor:
         """All inputs B; returns B."""
-        kind = torch.nn.functional.one_hot(task, len(TASKS)).to(t)
+        kind = torch.nn.functional.one_hot(task, self.tasks).to(t)
         seen = has_condition.to(t)
         x = torch.cat((kind, torch.stack((t, t * t, severity, severity**2, seen), dim=1)), dim=1)
         out: Tensor = self.outer(torch.nn.functional.silu(self.inner(x)))
@@ -48,8 +49,8 @@ def loss(
 ) -> tuple[Tensor, Tensor]:
     """(p_z + p_c) |x_hat - x|^2, divided by its expectation; a share of the samples is at t = 1.
 
-    clean, degraded: B x 3 x H x W in [-1, 1]; task: B indices into TASKS; severity: B. Returns the mean loss
-    and the plain squared error of each sample."""
+    clean, degraded: B x 3 x H x W in [-1, 1]; task: B indices into the network's tasks; severity: B. Returns the
+    mean loss and the plain squared error of each sample."""
     count, device = clean.shape[0], clean.device
     u = torch.rand(5, count, generator=generator, device=device)
     t = torch.where(u[0] < first_step_share, torch.ones_like(u[1]), 0.01 + 0.99 * u[1])

@@ -1,0 +1,39 @@
+"""`unires add-expert NAME --data FOLDER`: one expert more for a model, trained on a degradation of one's own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+HELP = """\
+Trains one expert more for a compact model, in minutes; the others stay as they are, bit for bit.
+
+  unires add-expert scanner --data pairs -o mine         pairs: 1_lq.png and 1_gt.png, 2_lq.png and 2_gt.png, ...
+  unires add-expert haze --data photos --degradation "haze" -o mine
+                                                         clean photos, degraded on the fly
+  unires restore photo.jpg --model mine --weights "haze=0.8,denoise=0.2"
+"""
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """The command and its options."""
+    parser: argparse.ArgumentParser = commands.add_parser("add-expert", help="train one expert more", description=HELP)
+    parser.set_defaults(run=run, parser=parser)
+    parser.add_argument("name", metavar="NAME", help="what it is called in --weights")
+    parser.add_argument("--data", metavar="FOLDER", required=True, help="pairs NAME_lq, NAME_gt; or clean photos")
+    parser.add_argument("--degradation", metavar="RECIPE", default="",
+                        help="of clean photos, as `unires degrade --recipe` reads it")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write the model to")
+    parser.add_argument("--minutes", type=float, default=10, metavar="N", help="how long to train (default 10)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train and write."""
+    from unires.train.expert import ExpertTraining, add_expert
+
+    model = None if args.model is None else Path(args.model)
+    task = ExpertTraining(args.name, Path(args.data), Path(args.output), model, args.degradation, args.minutes,
+                          device=args.device)  # fmt: skip
+    add_expert(task, log=lambda line: print(line, flush=True))

@@ -1,0 +1,158 @@
+"""One expert more for a compact model, all that it has frozen: only the new task's own scales and shifts are trained.
+
+What the embedding says scales and shifts the channels of every block (`denoise/compact.py`). An added task moves these
+numbers, and so asks old filters for something that they were not trained to do, as normalisation of each domain's own
+does (Bilen and Vedaldi 2017, "Universal representations"). Filters that the network has not, it can't learn this way;
+in return the old experts stay what they were, bit for bit, and a new one takes a few thousand numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unires.compose.experts import KEEP
+from unires.degrade.recipe import Recipe
+from unires.denoise.checkpoint import load_net, new_folder, read_config, save_with_task
+from unires.denoise.compact import CompactConfig, CompactDenoiser, CompactNet
+from unires.errors import OptionError, UniresError, shown
+from unires.restore.latents import psnr_of
+from unires.restore.restorer import pick_device
+from unires.train import objective
+from unires.train.data import Atlas, load_pairs, photo_paths
+
+Log = Callable[[str], None]
+MEASURED = 32  # crops that p_c and the gain are measured on
+
+
+@dataclass(frozen=True)
+class ExpertTraining:
+    """The new expert's name, what it learns from, and for how long."""
+
+    name: str
+    data: Path  # pairs NAME_lq, NAME_gt; with a degradation, clean photos
+    out: Path  # the folder to write
+    model: Path | None = None  # whose experts stay; None: the shipped model
+    degradation: str = ""  # a recipe (`unires.degrade.recipe`), applied to each crop with its own seed
+    minutes: float = 10.0
+    steps: int = 1_000_000  # fewer stop sooner
+    crop: int = 256  # several times what the lowest kernels reach, or the network counts on borders
+    margin: int = 16  # cut off after degrading
+    batch: int = 4
+    rate: float = 2e-2  # falls linearly to zero
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        # what `Weights.parse` and `Expert.parse` read as one name
+        if not re.fullmatch(r"\w[\w-]*", self.name) or self.name == KEEP:
+            raise OptionError(f"An expert's name is of letters, digits and hyphens, and not 'keep'; {shown(self.name)} "
+                              "can't be one.")  # fmt: skip
+        if not self.minutes > 0:
+            raise OptionError(f"The minutes must be more than 0, not {self.minutes}.")
+
+
+class Crops:
+    """Random crops of clean photos and of what became of them, B x 3 x crop x crop in [-1, 1]."""
+
+    def __init__(self, c: ExpertTraining) -> None:
+        self.crop, self.recipe = c.crop, Recipe.parse(c.degradation) if c.degradation else None
+        self.margin = c.margin if self.recipe else 0
+        size, host = c.crop + 2 * self.margin, torch.device("cpu")
+        if self.recipe:
+            self.clean = Atlas.load(photo_paths(c.data), size, host)
+        else:
+            self.clean, self.degraded = load_pairs([str(c.data)], size, host)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(clean, degraded); all randomness follows from the generator."""
+        places = self.clean.places(count, self.crop + 2 * self.margin, generator)
+        clean = self.clean.crops(places)
+        if self.recipe:
+            seeds = torch.randint(2**62, (count,), generator=generator).tolist()
+            degraded = torch.cat([self.recipe(x[None], seed) for x, seed in zip(clean, seeds, strict=True)])
+        else:
+            degraded = self.degraded.crops(places)
+        top, left = torch.randint(2 * self.margin + 1, (2,), generator=generator).tolist()
+        window = (..., slice(top, top + self.crop), slice(left, left + self.crop))
+        return clean[window] * 2 - 1, degraded[window] * 2 - 1
+
+
+def add_expert(c: ExpertTraining, log: Log = print) -> None:
+    """Train the expert `c.name` and write the checkpoint `c.out` that has it beside the old ones. Raises UniresError in
+    one sentence for a name that is taken, a latent model, a folder without photos or an `out` that is there."""
+    if read_config(c.model)["kind"] != "compact":
+        raise UniresError("Experts can be added to compact models only, not yet to latent ones.")
+    old = load_net(c.model)
+    if c.name in old.config.tasks:
+        raise OptionError(f"The model has an expert {shown(c.name)} already; choose another name.")
+    with new_folder(c.out) as folder:
+        crops = Crops(c)
+        clean, degraded = crops.draw(MEASURED, torch.Generator().manual_seed(c.seed))
+        harm = float((degraded - clean).square().mean())
+        if not harm:
+            raise UniresError(f"Nothing is degraded in what {shown(c.data)} gives: there is nothing to learn.")
+        net = with_task(old, c.name, float(f"{1 / harm:.3g}")).to(pick_device(c.device)).channels_last()
+        steps, minutes = train(net, crops, c, log)
+        before = psnr_of((degraded - clean) / 2)
+        blind, after = (measure(net, task, clean, degraded) for task in ("blind", c.name))
+        figures = f"input {before:.2f}, blind {blind:.2f}, {c.name} {after:.2f} dB on {MEASURED} training crops"
+        source = f"{len(crops.clean)} " + (f"photos degraded by `{c.degradation}`" if c.degradation else "pairs")
+        notes = (
+            f"\n## The expert `{c.name}`\n\nAdded by {steps} steps of {c.batch} crops of {c.crop} pixels, "
+            f"{minutes:.1f} minutes, on {source}; all else was frozen. PSNR of one step: {figures}.\n"
+        )
+        save_with_task(folder, c.model, net, notes)
+    log(f"Added {c.name} in {steps} steps: {figures}.")
+
+
+def with_task(old: CompactNet, name: str, precision: float) -> CompactNet:
+    """The same network with one task more, that starts as the blind one but for p_c."""
+    tasks, precisions = (*old.config.tasks, name), (*old.config.precision, precision)
+    config: CompactConfig = dataclasses.replace(old.config, tasks=tasks, precision=precisions)
+    net = CompactNet(config)
+    net.load_state_dict(old.state_dict() | {f"added.{len(net.added) - 1}": torch.zeros_like(net.modulate.bias)})
+    return net
+
+
+def train(net: CompactNet, crops: Crops, c: ExpertTraining, log: Log) -> tuple[int, float]:
+    """Train what the last task adds, and nothing else of the network. Returns steps and minutes."""
+    torch.manual_seed(c.seed)
+    own = net.requires_grad_(False).added[-1].requires_grad_()
+    device, tasks = own.device, len(net.config.tasks)
+    uncertainty = objective.Uncertainty(tasks).to(device)
+    optimizer = torch.optim.Adam([own, *uncertainty.parameters()], lr=c.rate, betas=(0.9, 0.99))
+    host, noise = torch.Generator().manual_seed(c.seed + 1), torch.Generator(device).manual_seed(c.seed + 2)
+    # nobody says how strong a new degradation is, in training or later
+    task, severity = torch.full((c.batch,), tasks - 1, device=device), torch.zeros(c.batch, device=device)
+    started, step, window = time.monotonic(), 0, list[float]()
+    while (left := 1 - max(step / c.steps, (time.monotonic() - started) / 60 / c.minutes)) > 0:
+        clean, degraded = (x.to(device) for x in crops.draw(c.batch, host))
+        with torch.autocast(device.type, torch.bfloat16):
+            value, _ = objective.loss(net, uncertainty, clean, degraded, task, severity, noise, task_dropout=0,
+                                      severity_dropout=1)  # fmt: skip
+        for group in optimizer.param_groups:
+            group["lr"] = c.rate * left
+        optimizer.zero_grad()
+        torch.autograd.backward(value)
+        optimizer.step()
+        step += 1
+        window.append(float(value.detach()))
+        if step % 50 == 0:
+            log(f"step {step}  loss {sum(window) / len(window):.4f}  {left:.0%} left")
+            window.clear()
+    return step, (time.monotonic() - started) / 60
+
+
+def measure(net: CompactNet, task: str, clean: Tensor, degraded: Tensor) -> float:
+    """PSNR in dB, all crops together, of one step at t = 1 with one expert."""
+    denoiser = CompactDenoiser(net, net.modulate.bias.device, torch.float32)
+    crops = degraded.to(denoiser.device)[:, None]
+    restored = torch.cat([denoiser.predict(torch.zeros_like(x), 1.0, x, [task]) for x in crops])
+    return psnr_of((restored.cpu().clamp(-1, 1) - clean) / 2)
