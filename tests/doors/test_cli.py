@@ -319,6 +319,7 @@ def test_train(run: Run, tmp_path: Path, astronaut: Any) -> None:
                         "denoise@relay", "original is never touched"]),
         (("degrade",), ["--recipe", "--seed", "defocus(radius", "jpeg(quality"]),
         (("train",), ["CONFIG", "--set"]),
+        (("add-expert",), ["NAME", "--data", "--degradation", "--minutes", "--model", "bit for bit"]),
     ],
 )  # fmt: skip
 def test_help(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], parts: list[str]) -> None:

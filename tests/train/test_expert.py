@@ -76,8 +76,8 @@ def test_it_learns_and_the_others_stay(training: ExpertTraining, model: Path) ->
     old, new = load_net(model), load_net(training.out)
     assert new.config == replace(old.config, tasks=(*TASKS, "haze"), precision=new.config.precision)
     assert new.config.precision[:-1] == old.config.precision
-    clean, degraded = Crops(training).draw(200, torch.Generator().manual_seed(9))
-    assert 1 / new.config.precision[-1] == pytest.approx(float((clean - degraded).square().mean()), rel=0.1)
+    clean, degraded = Crops(training).draw(40, torch.Generator().manual_seed(9))
+    assert 1 / new.config.precision[-1] == pytest.approx(float((clean - degraded).square().mean()), rel=0.15)
 
     a, b = (load_file(folder / "model.safetensors") for folder in (model, training.out))
     assert b.keys() - a.keys() == {"added.0"} and b["added.0"].dtype == torch.float16 and b["added.0"].any()
