@@ -19,14 +19,18 @@ from unires.errors import UniresError
 
 COLD_BAR = 4.0  # seconds for 512 x 512 on two cores
 PHASES = ("start of Python", "import of torch", "other imports", "read the photo", "load the model",
-          "self-test of number types", "network", "write the photo", "rest")
+          "self-test of number types", "see what is wrong", "network", "write the photo", "rest")
 
 
 # what a fresh process runs: the command line itself, with a clock in the functions that it calls
 PROGRAM = """
-import sys
+import sys, time
+python = time.time() - float(sys.argv[1])
+begun = time.perf_counter()
+import torch
+torch_seconds = time.perf_counter() - begun
 from unires.bench import profile
-spent = profile.clock(float(sys.argv[1]))
+spent = profile.clock(python, torch_seconds)
 from unires.doors.cli import main
 status = main(sys.argv[2:])
 profile.tell(spent, float(sys.argv[1]))
@@ -34,17 +38,15 @@ sys.exit(status)
 """
 
 
-def clock(started: float) -> dict[str, float]:
+def clock(python: float, torch: float) -> dict[str, float]:
     """In the fresh process: imports what a restore needs and puts a clock into it. Returns where the phases' seconds
-    will be. started: time.time() just before the process was made."""
-    spent: dict[str, float] = {"start of Python": time.time() - started}
+    will be. python, torch: seconds until Python ran, and that importing torch took."""
+    spent: dict[str, float] = {"start of Python": python, "import of torch": torch}
     begun = time.perf_counter()
-    importlib.import_module("torch")
-    spent["import of torch"] = time.perf_counter() - begun
     files = importlib.import_module("unires.photo.files")
     restorer = importlib.import_module("unires.restore.restorer")
     number_type = importlib.import_module("unires.denoise.number_type")
-    spent["other imports"] = time.perf_counter() - begun - spent["import of torch"]
+    spent["other imports"] = time.perf_counter() - begun
 
     def timed(place: Any, name: str, phase: str, inner: str = "") -> None:
         """Replace a function by itself with its time taken, less that of the phase inside it."""
@@ -63,7 +65,8 @@ def clock(started: float) -> dict[str, float]:
     timed(files, "write_photo", "write the photo")
     timed(number_type, "choose", "self-test of number types")
     timed(restorer, "load_denoiser", "load the model", "self-test of number types")
-    timed(restorer.Restorer, "pixels", "network")
+    timed(restorer.Router, "read", "see what is wrong")
+    timed(restorer.Restorer, "_sample", "network")
     return spent
 
 

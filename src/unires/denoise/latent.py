@@ -205,7 +205,7 @@ class LatentDenoiser:
             reach=128,
             parameters=sum(p.numel() for p in self.net.unet.parameters()),
             number_type=str(self.kind).removeprefix("torch."),
-            memory=3 * 4 * int(self.net.vae.config.block_out_channels[1]),  # the autoencoder's last level, in float32
+            memory=3 * 4 * int(self.net.vae.config.block_out_channels[:2][-1]),  # its finest levels, float32
         )
 
     def encode(self, pixels: Tensor) -> Tensor:
