@@ -62,7 +62,8 @@ def test_figures_and_history(model: str, tmp_path: Path) -> None:
 
 def test_phases_of_a_cold_start(model: str) -> None:
     spent = profile.measure(model, "cpu", rounds=1)
-    assert all(spent[p] > 0 for p in profile.PHASES[:-1] if p != "self-test of number types")
+    absent = {"self-test of number types", "see what is wrong"}  # in float32, and without a router
+    assert all(spent[p] > 0 for p in profile.PHASES[:-1] if p not in absent)
     assert sum(spent[p] for p in profile.PHASES) == pytest.approx(spent["total"], rel=0.02)
     table = profile.table(spent, {"commit": "abc"})
     assert [r[0] for r in table.rows][:-2] == list(profile.PHASES)

@@ -47,7 +47,7 @@ def photo(height: int, width: int) -> Any:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("error", "patience", "steps"), zip(ERRORS, [0, 1, 1, 2], [1, 1, 2, 2], strict=True))
+@pytest.mark.parametrize(("error", "patience", "steps"), [*zip(ERRORS, [0, 1, 1, 2], [1, 1, 2, 2], strict=True)])
 def test_out_of_memory_halves_the_tile(tiny: CompactDenoiser, error: Exception, patience: int, steps: int) -> None:
     """`patience`: memory runs out only after that many tiles are done."""
     x = photo(620, 420)
