@@ -303,6 +303,10 @@ def test_the_router_chooses(routed: Restorer, photo: Any) -> None:
     assert not torch.allclose(out, routed.pixels(photo, weights="blind"), atol=1e-3)
     assert routed.pixels(photo, steps=1).shape == photo.shape
     assert routed.report is not None and routed.report.steps == 1
+    routed.pixels(photo, fidelity=0.5)
+    assert routed.report.steps > 2 and routed.report.weights.steps == 1
+    used = routed.report.weights.active(0)
+    assert all(routed.report.weights.experts[i].condition != "relay" for i in used)
 
 
 def test_experts_are_told_what_was_read(routed: Restorer, photo: Any) -> None:

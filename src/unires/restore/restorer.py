@@ -176,7 +176,8 @@ class Restorer:
         tasks = self.denoiser.facts.tasks
         if weights is None:
             weights = presets.default_weights(scale, tasks) if reading is None else reading.weights
-            weights = presets.crisper(weights.first(steps or weights.steps), aim)
+            # relay steps serve least error: where detail is to be sampled, the first step's experts go on
+            weights = presets.crisper(weights.first(1 if aim < 1 else steps or weights.steps), aim)
         elif isinstance(weights, str):
             weights = Weights.load(Path(weights), tasks) if weights.endswith(".json") else Weights.parse(weights, tasks)
         count = presets.default_steps(aim, weights) if steps is None else steps
