@@ -297,7 +297,7 @@ def test_the_router_chooses(routed: Restorer, photo: Any) -> None:
     out = routed.pixels(photo)
     report = routed.report
     assert report is not None and report.reading is not None
-    assert report.steps == 2 and report.weights.values.dim() == 4 and report.passes == 4
+    assert report.steps == 2 and report.weights.values.dim() == 4 and 1 <= report.passes <= 4
     by_hand = routed.pixels(photo, weights=report.reading.weights)
     torch.testing.assert_close(out, by_hand, atol=1e-5, rtol=0)
     assert not torch.allclose(out, routed.pixels(photo, weights="blind"), atol=1e-3)
