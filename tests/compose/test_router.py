@@ -61,6 +61,12 @@ def test_small_weights_cost_no_pass(router: Router) -> None:
     assert len(router.weights([first, second]).active(0)) == 3
 
 
+def test_where_all_are_small_the_largest_stays() -> None:
+    config = RouterConfig(TASKS, (("blind", *TASKS, "keep"), ("keep@relay",)), 16, 8)
+    rows = [torch.tensor([0.2, 0.16, 0.16, 0.12, 0.12, 0.12, 0.12])[:, None, None], torch.ones(1, 1, 1)]
+    assert str(Router(config).weights(rows)) == "blind=1; keep@relay=1"
+
+
 def test_a_shut_gate_costs_no_pass(router: Router, photo: Any) -> None:
     stirred(router).weigh[0].gate.bias[0] = -4.0
     w = router.read(photo).weights

@@ -203,7 +203,8 @@ class Router(nn.Module):
         size = rows[0].shape[-2:]
         values = torch.zeros(len(rows), len(names), *size)
         for s, (step, row) in enumerate(zip(self.config.steps, rows, strict=True)):
-            used = row.abs().flatten(1).amax(dim=1) >= LEAST
+            most = row.abs().flatten(1).amax(dim=1)
+            used = most >= min(LEAST, float(most.max()))  # where all are small, the largest stays
             kept = row[used] + (1 - row[used].sum(dim=0)) / int(used.sum())
             values[s, [names.index(n) for n, u in zip(step, used.tolist(), strict=True) if u]] = kept
         return Weights(tuple(Expert.parse(n, (*self.config.tasks, "blind")) for n in names), values)
