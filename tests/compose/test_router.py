@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from unires.compose import router as module
 from unires.compose.experts import Expert
 from unires.compose.router import FILE, LEAST, Router, RouterConfig
-from unires.compose.spectrum import CELL, spectrum
+from unires.compose.spectrum import CELL, spectra
 from unires.degrade.isolated import TASKS
 from unires.errors import UniresError
 
@@ -36,14 +36,14 @@ def test_untrained_it_trusts_the_first_of_each_step(router: Router, photo: Any) 
 
 
 def test_weights_sum_to_one_at_every_place(router: Router, photo: Any) -> None:
-    look = stirred(router).look(spectrum(photo))
+    look = stirred(router).look(spectra(photo)[0])
     assert look.shape[-2:] == (256 // CELL, 256 // CELL)
     presence, severity, harm, _ = router.judge(look)
     for step in range(2):
         row, passes = router.decide(look, (presence, severity, harm), step)
         assert passes.shape == (1, len(STEPS[step])) and float(passes.min()) == 0 < float(passes.max()) < 1
         torch.testing.assert_close(row.sum(dim=1), torch.ones_like(row[:, 0]))
-    w = router.reading(look).weights
+    w = router.reading(look, spectra(photo)[1][0]).weights
     torch.testing.assert_close(w.values.sum(dim=1), torch.ones_like(w.values[:, 0]))
     assert w.steps == 2 and w.values.dim() == 4
 
@@ -87,14 +87,14 @@ def test_a_large_photo_is_read_in_tiles(
 
 
 def test_what_is_found_is_sorted_and_told(router: Router, photo: Any) -> None:
+    present, severity = torch.tensor([0.9, 0.2, 0.01, 0.8, 0.6]), torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
+    changes = {"present": present, "harm": torch.tensor([-30.0, 0.0, 0.0, -20.0, -25.0])}
     reading = router.read(photo)
-    changes = {
-        "present": torch.tensor([0.9, 0.2, 0.01, 0.8, 0.6]), "severity": torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]),
-        "harm": torch.tensor([-30.0, 0.0, 0.0, -20.0, -25.0]),
-    }  # fmt: skip
-    reading = type(reading)(**{**vars(reading), **changes})
-    assert reading.found == ["denoise", "dejpeg", "super-resolution"]
-    assert reading.told == pytest.approx({"denoise": 0.4, "dejpeg": 0.5, "super-resolution": 0.1, "motion-deblur": 0.2})
+    assert type(reading)(**{**vars(reading), **changes}).found == ["denoise", "dejpeg", "super-resolution"]
+    told = router.hints(present.logit(), severity, spectra(photo)[1][0])
+    assert {task: hint.severity for task, hint in told.items()} == pytest.approx(
+        {"denoise": 0.4, "dejpeg": 0.5, "super-resolution": 0.1, "motion-deblur": 0.2}
+    )  # noise is there: the blur's size stays as it was read
 
 
 def test_a_folder_keeps_it(router: Router, photo: Any, tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ def crops(photo: Any, count: int, size: int = 64) -> torch.Tensor:
 @pytest.mark.parametrize("task", isolated.TASKS)
 def test_pairs_are_8_bit_valued_and_severity_lies_between_0_and_1(photo: Any, task: str) -> None:
     x = crops(photo, 48)
-    out, severity = isolated.pairs(x, task, *gens())
+    out, severity, _ = isolated.pairs(x, task, *gens())
     assert out.shape == x.shape and severity.shape == (48,)
     assert torch.equal(out, operators.round8(out))
     assert float(severity.min()) >= 0 and float(severity.max()) <= 1
-    again, same = isolated.pairs(x, task, *gens())
+    again, same, _ = isolated.pairs(x, task, *gens())
     assert torch.equal(out, again) and torch.equal(severity, same)
     assert not torch.equal(out, isolated.pairs(x, task, *gens(1))[0])
 
@@ -39,7 +39,7 @@ def test_pairs_are_8_bit_valued_and_severity_lies_between_0_and_1(photo: Any, ta
 def test_severity_says_how_bad_it_is(photo: Any, task: str) -> None:
     """Of the same crop in 64 versions, the worse half has the larger error, clearly; untouched ones have none."""
     x = photo[..., 64:160, 64:160].repeat(64, 1, 1, 1)
-    out, severity = isolated.pairs(x, task, *gens(3))
+    out, severity, _ = isolated.pairs(x, task, *gens(3))
     error = (out - x).square().mean(dim=(1, 2, 3)).sqrt()
     order = severity.argsort()
     assert error[order[32:]].mean() > 1.4 * error[order[:32]].mean()
@@ -50,7 +50,7 @@ def test_severity_says_how_bad_it_is(photo: Any, task: str) -> None:
 @pytest.mark.parametrize("task", isolated.TASKS)
 def test_some_pairs_have_nothing_wrong(photo: Any, task: str) -> None:
     x = crops(photo, 400, 48)
-    out, severity = isolated.pairs(x, task, *gens(9))
+    out, severity, _ = isolated.pairs(x, task, *gens(9))
     untouched = (out == x).flatten(1).all(dim=1)
     assert 0.01 < float(untouched.float().mean()) < 0.12
     assert torch.equal(untouched, severity == 0)
@@ -60,7 +60,7 @@ def test_a_noise_pair_has_noise_and_no_blur(photo: Any) -> None:
     """The residual's mean is zero at every pixel: on average over many draws, the clean photo comes back, sharp."""
     x = photo[..., 64:128, 64:128].clamp(0.25, 0.75)  # clipping would pull the mean off
     draw = isolated.Draw(600, *gens(2))
-    noisy, _ = isolated.noise(x.repeat(600, 1, 1, 1), draw)
+    noisy, *_ = isolated.noise(x.repeat(600, 1, 1, 1), draw)
     residual = (noisy - x).mean(dim=0)
     assert float(residual.mean().abs()) < 2e-3
     # sigma of a mean over 600 of up to 60 / 255; a blur of one pixel alone would leave more at this crop's edges
@@ -74,7 +74,7 @@ def test_a_noise_pair_has_noise_and_no_blur(photo: Any) -> None:
 def test_a_blur_or_resolution_pair_has_hardly_any_noise(task: str) -> None:
     """On a flat picture nothing is left but the trace of noise, sigma 0 to 2, and rounding; no JPEG, no shift."""
     x = torch.full((64, 3, 64, 64), 128 / 255)
-    out, _ = isolated.pairs(x, task, *gens(4))
+    out, *_ = isolated.pairs(x, task, *gens(4))
     residual = out - x
     deviation = residual.std(dim=(1, 2, 3))
     assert float(deviation.max()) < (SIGMA_2**2 + (1 / 255) ** 2 / 12) ** 0.5 * 1.05
@@ -107,7 +107,7 @@ def test_a_jpeg_pair_is_the_encoders_at_every_phase(photo: Any, monkeypatch: pyt
 
     monkeypatch.setattr(jpeg, "encode_decode", watched)
     x = crops(photo, 40)
-    out, severity = isolated.pairs(x, "dejpeg", *gens(8))
+    out, severity, _ = isolated.pairs(x, "dejpeg", *gens(8))
     touched = severity > 0
     assert torch.equal(out[touched], calls[-1][2][touched])
     quality, kinds, _ = calls[-1]
@@ -123,7 +123,7 @@ def test_the_device_generator_makes_the_fields_and_the_host_one_the_parameters(p
     """So that the parameters are the same on every device."""
     x = crops(photo, 8)
     host, device = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
-    _, severity = isolated.pairs(x, "defocus-deblur", host, device)
+    _, severity, _ = isolated.pairs(x, "defocus-deblur", host, device)
     host, device = torch.Generator().manual_seed(1), torch.Generator().manual_seed(3)
-    _, same = isolated.pairs(x, "defocus-deblur", host, device)
+    _, same, _ = isolated.pairs(x, "defocus-deblur", host, device)
     assert torch.equal(severity, same)

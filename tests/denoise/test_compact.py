@@ -10,6 +10,7 @@ import torch
 
 from unires.denoise import compact, number_type
 from unires.denoise.compact import TASKS, CompactConfig, CompactDenoiser, CompactNet
+from unires.denoise.interface import Hint
 from unires.denoise.schedule import alpha_sigma
 from unires.errors import OptionError, UniresError
 
@@ -45,7 +46,7 @@ def test_an_untrained_network_gives_the_precision_weighted_mean() -> None:
     """F = 0: what two noisy measurements of x say, each counted by one over its variance."""
     net = CompactNet(CompactConfig(widths=(8, 8), down=(1, 1), up=(1,)))
     z, t, c, task, severity, seen = inputs(12)
-    out = net(z, t, c, task, severity, seen)
+    out = net(z, t, c, task, severity, seen, torch.zeros(1))
     for i in range(12):
         angle = torch.tensor(float(t[i]) * torch.pi / 2, dtype=torch.float64)
         alpha, sigma = (0.0, 1.0) if t[i] == 1 else (float(angle.cos()), float(angle.sin()))
@@ -59,7 +60,7 @@ def test_an_untrained_network_gives_the_precision_weighted_mean() -> None:
 def test_without_a_condition_the_mean_is_of_the_sample_and_black() -> None:
     net = CompactNet(CompactConfig(widths=(8, 8), down=(1, 1), up=(1,)))
     z, t, _, task, severity, seen = inputs(4)
-    out = net(z, t, torch.zeros_like(z), task, severity, ~seen)
+    out = net(z, t, torch.zeros_like(z), task, severity, ~seen, torch.zeros(1))
     alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
     expected = alpha / sigma**2 * z / ((alpha / sigma) ** 2 + compact.PRECISION_OF_NOTHING)
     torch.testing.assert_close(out, expected)
@@ -72,9 +73,10 @@ def test_the_residual_is_scaled_by_the_total_precision(tiny_net: Any) -> None:
     alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
     p_c = torch.tensor(compact.PRECISION)[task].view(-1, 1, 1, 1)
     p_z = (alpha / sigma) ** 2
-    f = net.residual(alpha * z, c, net.modulation(t, task, severity, seen))
+    d = net.deconvolved(c, task, severity, seen, torch.zeros(1))
+    f = net.residual(alpha * z, c, d, net.modulation(t, task, severity, seen))
     expected = (alpha / sigma**2 * z + p_c * c) / (p_z + p_c) + f / (p_z + p_c).sqrt()
-    torch.testing.assert_close(net(z, t, c, task, severity, seen), expected)
+    torch.testing.assert_close(net(z, t, c, task, severity, seen, torch.zeros(1)), expected)
     torch.testing.assert_close(net.total_precision(t, task, seen), (p_z + p_c).flatten())
     assert float(f.detach().std()) > 0.1
 
@@ -98,17 +100,17 @@ def test_each_input_matters(tiny: Any) -> None:
     base = tiny.predict(z, 0.5, c, ["denoise"])
     assert not torch.equal(base, tiny.predict(z, 0.5, c, ["dejpeg"]))
     assert not torch.equal(base, tiny.predict(z, 0.4, c, ["denoise"]))
-    assert not torch.equal(base, tiny.predict(z, 0.5, c, ["denoise"], [0.5]))
+    assert not torch.equal(base, tiny.predict(z, 0.5, c, ["denoise"], [Hint(0.5)]))
     assert not torch.equal(base, tiny.predict(z, 0.5, None, ["denoise"]))
     assert torch.equal(base, tiny.predict(z, 0.5, c, ["denoise"], [None]))
 
 
 def test_a_batch_is_its_pictures_one_by_one(tiny: Any) -> None:
     z, c = noise(3, 3, 17, 33), noise(3, 3, 17, 33, seed=2)
-    tasks, severity = ["denoise", "blind", "dejpeg"], [0.2, None, 0.9]
-    together = tiny.predict(z, 0.7, c, tasks, severity)
+    tasks, hints = ["motion-deblur", "blind", "dejpeg"], [Hint(0.2, 1.0), None, Hint(0.9)]
+    together = tiny.predict(z, 0.7, c, tasks, hints)
     for i in range(3):
-        alone = tiny.predict(z[i : i + 1], 0.7, c[i : i + 1], tasks[i : i + 1], severity[i : i + 1])
+        alone = tiny.predict(z[i : i + 1], 0.7, c[i : i + 1], tasks[i : i + 1], hints[i : i + 1])
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-5)
 
 

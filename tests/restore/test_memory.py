@@ -101,7 +101,7 @@ class Plain:
     # no network: what is left is what the restorer itself holds
     facts = Facts(TASKS, 3, 1, 16, 16, 0, "float32")
     def encode(self, pixels): return pixels * 2 - 1
-    def predict(self, z, t, condition, tasks, severity=None): return condition.clone()
+    def predict(self, z, t, condition, tasks, hints=None): return condition.clone()
     def decode(self, sample): return (sample + 1) / 2
 
 def peak():

@@ -15,7 +15,7 @@ from unires.compose.conditions import Conditions
 from unires.compose.experts import Expert
 from unires.compose.weights import Weights
 from unires.denoise.compact import TASKS
-from unires.denoise.interface import Facts
+from unires.denoise.interface import Facts, Hint
 from unires.errors import OptionError
 from unires.sample import sampler
 from unires.sample.sampler import SOLVERS, State, composed_estimate, levels, sample, solve, times
@@ -51,7 +51,7 @@ class Toy:
         t: float,
         condition: Tensor | None,
         tasks: Sequence[str],
-        severity: Sequence[float | None] | None = None,
+        hints: Sequence[Hint | None] | None = None,
     ) -> Tensor:
         self.asked.append((z, t, condition, list(tasks)))
         alpha, sigma = levels(t)

@@ -19,6 +19,7 @@ from unires.degrade import isolated
 from unires.degrade.recipe import Recipe
 from unires.denoise.checkpoint import load_denoiser, load_net, save_net
 from unires.denoise.compact import TASKS
+from unires.denoise.interface import Hint
 from unires.doors.cli import main
 from unires.errors import OptionError, UniresError
 from unires.train.expert import Crops, ExpertTraining, add_expert, measure, with_task
@@ -58,13 +59,13 @@ def quiet(line: str) -> None:
 
 
 def outputs(folder: Path) -> str:
-    """SHA-256 of what the experts that every model has say at two times, with and without a severity."""
+    """SHA-256 of what the experts that every model has say at two times, with and without a hint."""
     denoiser = load_denoiser(folder, kind=torch.float32)
     z, c = (torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(i)) for i in range(2))
     total = hashlib.sha256()
     for task in TASKS:
-        for t, severity in ((1.0, None), (0.4, [0.3])):
-            total.update(denoiser.predict(z, t, c, [task], severity).numpy().tobytes())
+        for t, hints in ((1.0, None), (0.4, [Hint(0.3, 0.5)])):
+            total.update(denoiser.predict(z, t, c, [task], hints).numpy().tobytes())
     return total.hexdigest()
 
 

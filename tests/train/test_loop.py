@@ -118,7 +118,7 @@ def test_each_step_has_its_own_sample_and_always_the_same(config: TrainConfig) -
 
 def test_the_samples(config: TrainConfig) -> None:
     trainer = Trainer(replace(config, batch=400, tasks={"denoise": 3.0, "dejpeg": 1.0}), quiet)
-    clean, degraded, task, severity, _ = trainer.batch(0)
+    clean, degraded, task, severity, _, _ = trainer.batch(0)
     assert clean.shape == degraded.shape == (400, 3, 32, 32)
     assert float(clean.min()) >= -1 and float(clean.max()) <= 1 and float(clean.min()) < -0.5
     share = {name: float((task == TASKS.index(name)).float().mean()) for name in TASKS}
@@ -175,7 +175,8 @@ def test_the_loss_falls(config: TrainConfig, photos: Path) -> None:
 
     def gain() -> float:
         with torch.no_grad():
-            better = trainer.predict(noisy, "denoise")
+            unknown = torch.full((8,), torch.nan)
+            better = trainer.predict(isolated.Degraded(noisy, torch.full((8,), -1.0), unknown), "denoise")
         return float(10 * torch.log10((noisy - x).square().mean() / (better - x).square().mean()))
 
     assert abs(gain()) < 0.2  # an untrained network changes nothing
@@ -256,7 +257,7 @@ def test_paired_folders(config: TrainConfig, tmp_path: Path, astronaut: Any) -> 
         Image.fromarray(255 - good).save(folder / f"{i}_lq.png")
     config = replace(config, paired={"denoise": (str(folder),)}, paired_share=0.5, batch=64, tasks={"denoise": 1.0})
     trainer = Trainer(config, quiet)
-    clean, degraded, task, _, _ = trainer.batch(0)
+    clean, degraded, task, *_ = trainer.batch(0)
     inverse = (clean + degraded).abs().amax(dim=(1, 2, 3)) < 1e-5
     assert float(inverse.float().mean()) == pytest.approx(0.5, abs=0.2)
     assert (task == TASKS.index("denoise")).all()

@@ -95,14 +95,16 @@ def run(count: int = 4000, mistake: float = 0.1, **options: float) -> tuple[Reco
     severity = torch.rand(count, generator=g)
     plain = objective.Uncertainty()
     torch.nn.init.zeros_(plain.outer.bias)  # expects a loss of one everywhere
-    value, error = objective.loss(net, plain, net.clean, degraded, task, severity, g, **options)  # type: ignore[arg-type]
-    net.degraded, net.task, net.severity = degraded, task, severity  # type: ignore[assignment]
+    angle = torch.rand(count, generator=g)
+    data = net.clean, degraded, task, severity, angle
+    value, error = objective.loss(net, plain, *data, g, **options)  # type: ignore[arg-type]
+    net.degraded, net.task, net.severity, net.angle = degraded, task, severity, angle  # type: ignore[assignment]
     return net, value, error
 
 
 def test_what_the_network_is_shown() -> None:
     net, _, _ = run()
-    z, t, condition, told, hint, seen = net.seen
+    z, t, condition, told, hint, seen, angle = net.seen
     first = t == 1
     assert float(first.float().mean()) == pytest.approx(0.5, abs=0.03)
     assert float(t[~first].min()) >= 0.01 and float(t[~first].max()) < 1
@@ -111,6 +113,8 @@ def test_what_the_network_is_shown() -> None:
     assert (told[told != 0] == net.task[told != 0]).all()
     assert float((hint < 0).float().mean()) == pytest.approx(0.5, abs=0.03)
     assert torch.equal(hint[hint >= 0], net.severity[hint >= 0])
+    assert float(angle.isnan().float().mean()) == pytest.approx(0.1, abs=0.02)
+    assert torch.equal(angle[~angle.isnan()], net.angle[~angle.isnan()])
     assert seen[first].all()  # at t = 1 there is nothing else to go by
     assert float((~seen[~first]).float().mean()) == pytest.approx(0.1, abs=0.02)
     assert (condition[~seen] == 0).all() and torch.equal(condition[seen], net.degraded[seen])
@@ -124,7 +128,7 @@ def test_what_the_network_is_shown() -> None:
 def test_the_loss_is_the_precision_weighted_error() -> None:
     net, value, error = run(mistake=0.1)
     torch.testing.assert_close(error, torch.full_like(error, 0.01), atol=1e-5, rtol=1e-3)
-    _, t, _, told, _, seen = net.seen
+    _, t, _, told, _, seen, _ = net.seen
     expected = (net.total_precision(t, told, seen) * 0.01).mean()
     torch.testing.assert_close(value, expected, atol=1e-3, rtol=1e-3)
 

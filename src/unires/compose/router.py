@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,18 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from unires.compose import spectrum
+from unires.compose.blur import Fit
 from unires.compose.experts import KEEP, Expert
 from unires.compose.weights import Weights
 from unires.degrade.resample import Sliced
+from unires.denoise.deconvolve import EXTENTS
+from unires.denoise.interface import Hint
 from unires.errors import OptionError, UniresError, shown
 
 FILE = "router.safetensors"
 SURE = 0.5  # probability from which a degradation counts as there
 GATE_HEAT = 2 / 3
+COVERS = ("denoise", "dejpeg")  # what hides the zeros that a blur leaves in a spectrum
 POSSIBLE = 0.05  # probability from which an expert is told how strong its degradation seems
 LEAST = 0.25  # an expert that no place gives more weight is not worth its pass: 6.0 passes became 4.4, for 0.01 dB
 HARM_UNIT = 10.0  # dB
@@ -49,7 +53,8 @@ class RouterConfig:
 class Reading:
     """What the router says of one photo. `present`: the probability of each task's degradation; `severity`: its
     strength, 0 to 1 of the training range; `harm`: the mean squared change it made, in dB (pixels from 0 to 1), all of
-    shape 5; `where`: the local probability, 5 x h x w; `weights`: what it would restore with."""
+    shape 5; `where`: the local probability, 5 x h x w; `weights`: what it would restore with; `told`: what each task's
+    expert is told, where its degradation is possible at all."""
 
     tasks: tuple[str, ...]
     present: Tensor
@@ -57,18 +62,13 @@ class Reading:
     harm: Tensor
     where: Tensor
     weights: Weights
+    told: Mapping[str, Hint] = field(default_factory=dict)
 
     @property
     def found(self) -> list[str]:
         """The tasks whose degradation is there, the most harmful first."""
         there = [k for k in range(len(self.tasks)) if float(self.present[k]) >= SURE]
         return [self.tasks[k] for k in sorted(there, key=lambda k: -float(self.harm[k]))]
-
-    @property
-    def told(self) -> dict[str, float]:
-        """The severity that each task's expert is told; where its degradation is hardly possible, nothing."""
-        there = [k for k in range(len(self.tasks)) if float(self.present[k]) >= POSSIBLE]
-        return {self.tasks[k]: float(self.severity[k]) for k in there}
 
 
 def _sorted_blocks(spectra: Tensor) -> Tensor:
@@ -175,27 +175,48 @@ class Router(nn.Module):
     def read(self, picture: Sliced) -> Reading:
         """Of a picture of any size, 1 x 3 x H x W, in tiles."""
         _, _, height, width = picture.shape
-        cell, rows = spectrum.CELL, []
+        places = 0
+        cell, rows, planes = spectrum.CELL, [], []
         for top in range(0, height, TILE):
             row = []
             for left in range(0, width, TILE):
                 y, x = max(0, top - cell), max(0, left - cell)
                 part = picture[..., y : min(height, top + TILE + cell), x : min(width, left + TILE + cell)]
                 down, right = (top - y) // cell, (left - x) // cell
-                look = self.look(spectrum.spectrum(part.to(self.mean)))
+                spectra, plane = spectrum.spectra(part.to(self.mean))
+                planes.append(plane * spectra.shape[-2] * spectra.shape[-1])
+                look = self.look(spectra)
+                places += spectra.shape[-2] * spectra.shape[-1]
                 row.append(look[..., down : down + TILE // cell, right : right + TILE // cell])
             rows.append(torch.cat(row, dim=3))
-        return self.reading(torch.cat(rows, dim=2))
+        return self.reading(torch.cat(rows, dim=2), torch.stack(planes).sum(dim=0)[0] / places)
 
     @torch.inference_mode()
-    def reading(self, look: Tensor) -> Reading:
-        """Of one photo, 1 x C x h x w. Experts whose weight is nowhere more than LEAST are left out."""
+    def reading(self, look: Tensor, plane: Tensor) -> Reading:
+        """Of one photo: 1 x C x h x w, and its mean log power. Experts whose weight is nowhere more than LEAST are left
+        out."""
         presence, severity, harm, where = self.judge(look)
         rows = [self.decide(look, (presence, severity, harm), step)[0][0] for step in range(len(self.weigh))]
+        told = self.hints(presence[0], severity[0], plane)
+        strength = [told[task].severity if task in told else float(severity[0, k].clamp(0, 1))
+                    for k, task in enumerate(self.config.tasks)]
         return Reading(
-            self.config.tasks, presence[0].sigmoid(), severity[0].clamp(0, 1), harm[0] * HARM_UNIT, where[0].sigmoid(),
-            self.weights(rows),
+            self.config.tasks, presence[0].sigmoid(), torch.tensor(strength), harm[0] * HARM_UNIT, where[0].sigmoid(),
+            self.weights(rows), told,
         )
+
+    def hints(self, presence: Tensor, severity: Tensor, plane: Tensor) -> dict[str, Hint]:
+        """What the experts are told of one photo, whose presence (logits) and severity `judge` gave; blurs are looked
+        at more closely, by its mean log power."""
+        sure = presence.sigmoid()
+        covered = [k for k, task in enumerate(self.config.tasks) if task in COVERS and float(sure[k]) >= SURE]
+        fit = Fit(plane, clean=not covered)
+        told: dict[str, Hint] = {}
+        for k, task in enumerate(self.config.tasks):
+            if float(sure[k]) >= POSSIBLE:
+                read = float(severity[k].clamp(0, 1))
+                told[task] = fit.hint(task, read) if task in EXTENTS else Hint(read)
+        return told
 
     def weights(self, rows: Sequence[Tensor]) -> Weights:
         """One object from a map (experts x h x w) for each step; what is left out leaves its share to the others."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,19 @@ RANGES = {
 }
 """What a task's strength is counted in, and between which strengths it is trained."""
 CLEAN_SHARE = 0.04  # of all pairs: nothing wrong with the photo, so that an expert learns to leave it alone
+
+
+class Degraded(NamedTuple):
+    """Pixels, B x 3 x H x W; how strong the degradation is, B, 0 to 1; the direction of a motion, B, radians (not a
+    number for what has none)."""
+
+    pixels: Tensor
+    severity: Tensor
+    angle: Tensor
+
+
+def _still(pixels: Tensor, severity: Tensor) -> Degraded:
+    return Degraded(pixels, severity, torch.full_like(severity, math.nan))
 
 
 @dataclass
@@ -74,7 +88,7 @@ def _centre(kernel: Tensor, size: int) -> Tensor:
     return torch.nn.functional.pad(kernel, (margin,) * 4)
 
 
-def super_resolution(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+def super_resolution(x: Tensor, draw: Draw) -> Degraded:
     scale = draw.log_uniform(*RANGES["super-resolution"])
     kinds = torch.multinomial(torch.tensor([0.2, 0.2, 0.4, 0.2]), draw.size, True, generator=draw.host)
     height, width = x.shape[-2:]
@@ -82,10 +96,10 @@ def super_resolution(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     for i, (s, kind) in enumerate(zip(scale.tolist(), kinds.tolist(), strict=True)):
         small = resample.resize(x[i], resample.reduced_size(height, width, s), resample.KERNELS[kind])
         out[i] = resample.resize(operators.round8(small), (height, width), "bicubic")
-    return _finish(out, draw), severity_of("super-resolution", scale)
+    return _still(_finish(out, draw), severity_of("super-resolution", scale))
 
 
-def motion(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+def motion(x: Tensor, draw: Draw) -> Degraded:
     low, high = RANGES["motion-deblur"]
     extent = draw.log_uniform(low, high) * 0.5 + draw.uniform(low, high) * 0.5
     angle = draw.uniform(0, math.pi)
@@ -93,10 +107,10 @@ def motion(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     path = _each(draw.chance(0.35), kernels.shake(extent, draw.host), kernels.arc(extent, angle, bend))
     excess = draw.uniform(0, 4) * draw.chance(0.2)
     out = operators.blur(x, kernels.splat(path).to(x), excess.to(x))
-    return _finish(out, draw), severity_of("motion-deblur", extent)
+    return Degraded(_finish(out, draw), severity_of("motion-deblur", extent), kernels.direction(path))
 
 
-def defocus(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+def defocus(x: Tensor, draw: Draw) -> Degraded:
     radius = draw.log_uniform(*RANGES["defocus-deblur"])
     blades = torch.randint(5, 9, (draw.size,), generator=draw.host)
     shapes = [
@@ -109,10 +123,11 @@ def defocus(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     which = draw.uniform(0, 1)
     kernel = _each(which < 0.45, disc, _each(which < 0.7, polygon, gaussian))
     excess = draw.uniform(0, 4) * draw.chance(0.1)
-    return _finish(operators.blur(x, kernel.to(x), excess.to(x)), draw), severity_of("defocus-deblur", radius)
+    out = _finish(operators.blur(x, kernel.to(x), excess.to(x)), draw)
+    return _still(out, severity_of("defocus-deblur", radius))
 
 
-def noise(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+def noise(x: Tensor, draw: Draw) -> Degraded:
     white = draw.chance(0.55)
     low, high = RANGES["denoise"]
     sigma = draw.log_uniform(low, high) * 0.5 + draw.uniform(low, high) * 0.5
@@ -124,10 +139,10 @@ def noise(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     camera = operators.sensor_noise(x, shot.to(x), read.to(x), draw.device)
     out = _each(white.to(x.device), plain, camera)
     strength = ((out.clamp(0, 1) - x) ** 2).mean(dim=(1, 2, 3)).sqrt().cpu() * 255
-    return out, severity_of("denoise", torch.where(white, sigma, strength.clamp(min=1)))
+    return _still(out, severity_of("denoise", torch.where(white, sigma, strength.clamp(min=1))))
 
 
-def compression(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+def compression(x: Tensor, draw: Draw) -> Degraded:
     quality = draw.uniform(5, 90).round()
     half = draw.chance(0.6)
     twice = draw.chance(0.25)
@@ -137,7 +152,7 @@ def compression(x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     moved = x.roll(shift, dims=(-2, -1))
     before = run(moved, first, half).roll([-s for s in shift], dims=(-2, -1))
     out = run(_each(twice.to(x.device), before, x), quality, half)
-    return out, severity_of("dejpeg", 101 - quality)
+    return _still(out, severity_of("dejpeg", 101 - quality))
 
 
 def _compress_cpu(x: Tensor, quality: Tensor, half: Tensor) -> Tensor:
@@ -149,7 +164,7 @@ def _compress_cuda(x: Tensor, quality: Tensor, half: Tensor) -> Tensor:
     return jpeg.simulate(x, quality, half.to(x.device))
 
 
-DEGRADE: dict[str, Callable[[Tensor, Draw], tuple[Tensor, Tensor]]] = {
+DEGRADE: dict[str, Callable[[Tensor, Draw], Degraded]] = {
     "super-resolution": super_resolution,
     "motion-deblur": motion,
     "defocus-deblur": defocus,
@@ -158,10 +173,10 @@ DEGRADE: dict[str, Callable[[Tensor, Draw], tuple[Tensor, Tensor]]] = {
 }
 
 
-def pairs(x: Tensor, task: str, host: torch.Generator, device: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Degrade clean pixels x (B x 3 x H x W) for one task; returns (8-bit valued pixels, severity B)."""
+def pairs(x: Tensor, task: str, host: torch.Generator, device: torch.Generator) -> Degraded:
+    """Degrade clean pixels x (B x 3 x H x W) for one task; the result has 8-bit values."""
     draw = Draw(x.shape[0], host, device)
-    out, severity = DEGRADE[task](x, draw)
+    out, severity, angle = DEGRADE[task](x, draw)
     clean = draw.chance(CLEAN_SHARE)
     out = _each(clean.to(x.device), x, out)
-    return operators.round8(out), torch.where(clean, torch.zeros_like(severity), severity)
+    return Degraded(operators.round8(out), torch.where(clean, torch.zeros_like(severity), severity), angle)

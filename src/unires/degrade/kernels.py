@@ -70,6 +70,13 @@ def shake(extent: Tensor, generator: torch.Generator) -> Tensor:
     return path * (extent / spread)[:, None, None]
 
 
+def direction(path: Tensor) -> Tensor:
+    """The direction in which a path (B x N x 2) extends most, B, radians modulo pi (as `arc` counts them)."""
+    y, x = (path - path.mean(dim=1, keepdim=True)).unbind(dim=-1)
+    angle = torch.atan2(-2 * (x * y).mean(dim=1), (x * x - y * y).mean(dim=1)) / 2
+    return angle.remainder(math.pi)
+
+
 def splat(path: Tensor) -> Tensor:
     """Render paths (B x N x 2, row and column offsets in pixels) as kernels by bilinear splatting, which
     keeps the centre of mass exact below a pixel."""

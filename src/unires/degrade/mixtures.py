@@ -5,6 +5,7 @@ few pixels, noise, JPEG, each drawn from the isolated task's whole range."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,7 @@ class Mixture:
     degraded: Tensor  # B x 3 x H x W, 8-bit valued
     severity: Tensor  # B x 5, from 0 to 1; ABSENT where the task was not drawn
     harm: Tensor  # B x 5, dB: mean squared change that this step made, pixels in [0, 1]; at least FLOOR
+    angle: Tensor  # B, radians, the direction of a motion; not a number where there is none
 
 
 def draw(clean: Tensor, host: torch.Generator, device: torch.Generator) -> Mixture:
@@ -37,21 +39,24 @@ def draw(clean: Tensor, host: torch.Generator, device: torch.Generator) -> Mixtu
     x = clean.clone()
     severity = torch.full((count, len(TASKS)), ABSENT)
     harm = torch.full((count, len(TASKS)), FLOOR)
+    angle = torch.full((count,), math.nan)
     for task in ("motion-deblur", "defocus-deblur", "super-resolution", "denoise", "dejpeg"):
         k = TASKS.index(task)
         for i in chosen[:, k].nonzero().flatten().tolist():
             here = slice(i, i + 1)
             while True:
-                out, strength = isolated.DEGRADE[task](x[here], Draw(1, host, device))
+                out, strength, direction = isolated.DEGRADE[task](x[here], Draw(1, host, device))
                 severity[here, k] = strength
                 if task != "dejpeg" or not near_test(severity[i]):
                     break
             change = (out.clamp(0, 1) - x[here].clamp(0, 1)).square().mean().cpu()
             harm[here, k] = (10 * change.clamp(min=1e-9).log10()).clamp(min=FLOOR)
             x[here] = out
+            if task == "motion-deblur":
+                angle[here] = direction
     near = torch.tensor([near_test(s) for s in severity])  # those that end before the file
-    x[near], severity[near], harm[near] = clean[near], ABSENT, FLOOR
-    return Mixture(operators.round8(x), severity, harm)
+    x[near], severity[near], harm[near], angle[near] = clean[near], ABSENT, FLOOR, math.nan
+    return Mixture(operators.round8(x), severity, harm, angle)
 
 
 def _choose(count: int, host: torch.Generator) -> Tensor:

@@ -4,9 +4,10 @@ A U-Net over the pixel-unshuffled picture. Three things know about the clean sam
 precision p_z = (alpha/sigma)^2, the condition c with precision p_c, and the network F. They are combined by
 precision (section 2 of the design):
 
-    x_hat = (p_z z/alpha + p_c c) / (p_z + p_c)  +  F(z, c, t, tau, severity) / sqrt(p_z + p_c)          (1)
+    x_hat = (p_z z/alpha + p_c c) / (p_z + p_c)  +  F(z, c, d, t, tau, severity) / sqrt(p_z + p_c)       (1)
 
 so that F's target has unit scale for every t: at t = 1 it is a residual regressor, near t = 0 a residual denoiser.
+Where a blur's size is known, F also sees d, which linear deconvolution makes of c (`deconvolve.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unires.denoise import number_type
-from unires.denoise.interface import Facts
+from unires.denoise.deconvolve import EXTENTS, REGULARISATION, deconvolve
+from unires.denoise.interface import Facts, Hint
 from unires.denoise.schedule import alpha_sigma
 from unires.errors import OptionError, UniresError, nearest
 
@@ -107,7 +109,7 @@ class CompactNet(nn.Module):
         widths = config.widths
         pairs = list(pairwise(widths))
         self.embedding = Embedding(config.embedding)
-        self.enter = nn.Conv2d(2 * 3 * 4, widths[0], 3, padding=1)
+        self.enter = nn.Conv2d(4 * 3 * (2 + len(REGULARISATION)), widths[0], 3, padding=1)
         self.down = nn.ModuleList(
             _blocks(w, n, i >= config.wide_from) for i, (w, n) in enumerate(zip(widths, config.down, strict=True))
         )
@@ -148,12 +150,31 @@ class CompactNet(nn.Module):
             return numbers
         return torch.where(new[:, None] < 0, numbers, numbers + torch.stack(list(self.added))[new.clamp(min=0)])
 
-    def residual(self, z: Tensor, c: Tensor, modulation: Tensor) -> Tensor:
-        """F: B x 3 x H x W from two of the same shape, sides multiples of `config.multiple`."""
-        kind = self.enter.weight.dtype
+    def deconvolved(
+        self, c: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor, angle: Tensor
+    ) -> Tensor | None:
+        """d: B x 6 x H x W, zero where the task is no blur or its size (and direction) isn't known; None if it is zero
+        everywhere."""
+        out: Tensor | None = None
+        for name in EXTENTS:
+            chosen = (task == self.config.tasks.index(name)) & (severity >= 0) & has_condition
+            if name == "motion-deblur":
+                chosen = chosen & ~angle.isnan()
+            if bool(chosen.any()):
+                chosen = chosen.expand(len(c))
+                out = c.new_zeros(len(c), 3 * len(REGULARISATION), *c.shape[-2:]) if out is None else out
+                known, turned = severity.expand(len(c))[chosen], angle.expand(len(c))[chosen]
+                out[chosen] = deconvolve(c[chosen], name, known, turned)
+        return out
+
+    def residual(self, z: Tensor, c: Tensor, d: Tensor | None, modulation: Tensor) -> Tensor:
+        """F: B x 3 x H x W from z and c of the same shape and d of twice as many channels, sides multiples of
+        `config.multiple`."""
+        weight = self.enter.weight
         parts = iter(torch.split(modulation[:, :, None, None], self.modulated, dim=1))
-        x = F.pixel_unshuffle(torch.cat((z, c), dim=1).to(kind), 2).contiguous(memory_format=torch.channels_last)
-        x = self.enter(x)
+        seen = [z, c] if d is None else [z, c, d]
+        x = F.pixel_unshuffle(torch.cat(seen, dim=1).to(weight.dtype), 2).contiguous(memory_format=torch.channels_last)
+        x = F.conv2d(x, weight[:, : x.shape[1]], self.enter.bias, padding=1)  # what is zero is left out
         skips: list[Tensor] = []
         for i, blocks in enumerate(self.down):
             x = _run(blocks, x, parts)
@@ -176,17 +197,19 @@ class CompactNet(nn.Module):
         return (alpha / sigma) ** 2 + self.condition_precision(task, has_condition)
 
     def forward(
-        self, z: Tensor, t: Tensor, condition: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor
+        self, z: Tensor, t: Tensor, condition: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor,
+        angle: Tensor,
     ) -> Tensor:
         """x_hat, B x 3 x H x W. z, condition: B x 3 x H x W in [-1, 1] (condition zero where has_condition is
-        false); t in (0, 1], task (index into the configuration's tasks), severity (negative: unknown), has_condition:
-        B, or 1 for all."""
+        false); t in (0, 1], task (index into the configuration's tasks), severity (negative: unknown), has_condition,
+        angle (radians, of motion; not a number: unknown): B, or 1 for all."""
         alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
         p_c = self.condition_precision(task, has_condition).view(-1, 1, 1, 1)
         total = (alpha / sigma) ** 2 + p_c
         modulation = self.modulation(t, task, severity, has_condition)
         # alpha z, not z: what carries no signal at t = 1 must not carry noise into the network either
-        out = self.residual(alpha * z, condition, modulation).float()
+        d = self.deconvolved(condition, task, severity, has_condition, angle)
+        out = self.residual(alpha * z, condition, d, modulation).float()
         base = (alpha / sigma**2 / total * z).addcmul_(p_c / total, condition)
         return base.addcmul_(out, total.rsqrt())
 
@@ -242,7 +265,7 @@ class CompactDenoiser:
         t: float,
         condition: Tensor | None,
         tasks: Sequence[str],
-        severity: Sequence[float | None] | None = None,
+        hints: Sequence[Hint | None] | None = None,
     ) -> Tensor:
         """x_hat for B samples (see the interface). Any height and width; mirrored to a multiple inside. A result
         that is not finite is computed again in float32. Raises OptionError for an unknown task, UniresError where
@@ -253,15 +276,17 @@ class CompactDenoiser:
                 raise OptionError(nearest(task, offered, kind="task"))
         count, _, height, width = z.shape
         device = self.device
-        known = [-1.0 if s is None else float(s) for s in severity or [None] * count]
-        if len(set(zip(tasks, known, strict=True))) == 1:  # all alike: see Block
+        unknown = Hint(-1.0)
+        known = [(float(h.severity), math.nan if h.angle is None else float(h.angle))
+                 for h in (hint or unknown for hint in hints or [None] * count)]
+        if len(set(zip(tasks, map(str, known), strict=True))) == 1:  # all alike: see Block
             tasks, known = tasks[:1], known[:1]
         index = torch.tensor([offered.index(task) for task in tasks], device=device)
-        strength = torch.tensor(known, device=device)
+        strength, angle = torch.tensor(known, device=device).unbind(dim=1)
         seen = torch.full((len(known),), condition is not None, device=device)
         c = torch.zeros_like(z) if condition is None else condition
         times = torch.full((len(known),), float(t), device=device)
-        inputs = (_fill(z, self.facts.multiple), times, _fill(c, self.facts.multiple), index, strength, seen)
+        inputs = (_fill(z, self.facts.multiple), times, _fill(c, self.facts.multiple), index, strength, seen, angle)
         out: Tensor = self.net(*inputs)
         if self.net is not self.exact and not bool(torch.isfinite(out).all()):
             out = self.exact(*inputs)

@@ -3,12 +3,13 @@ improve example-based single image super resolution", section 3.7). Slower by th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from unires.denoise.interface import Denoiser, Facts
+from unires.denoise.interface import Denoiser, Facts, Hint
 from unires.errors import OptionError
 
 VIEWS = (1, 2, 4, 8)
@@ -40,13 +41,14 @@ class Ensembled:
         t: float,
         condition: Tensor | None,
         tasks: Sequence[str],
-        severity: Sequence[float | None] | None = None,
+        hints: Sequence[Hint | None] | None = None,
     ) -> Tensor:
         """As the interface has it; views run one after the other, so that memory stays what it was."""
         total = torch.zeros_like(z)
         for view in range(self.views):
             seen = None if condition is None else _turned(condition, view)
-            total += _turned(self.denoiser.predict(_turned(z, view), t, seen, tasks, severity), view, back=True)
+            told = None if hints is None else [None if hint is None else _turned_hint(hint, view) for hint in hints]
+            total += _turned(self.denoiser.predict(_turned(z, view), t, seen, tasks, told), view, back=True)
         return total / self.views
 
 
@@ -57,3 +59,11 @@ def _turned(x: Tensor, view: int, back: bool = False) -> Tensor:
         x = x.transpose(-1, -2)
     x = x.flip(flips) if flips else x
     return x.transpose(-1, -2) if view & 4 and back else x
+
+
+def _turned_hint(hint: Hint, view: int) -> Hint:
+    """With a path's angle as that view shows it (a path has no forward: angles count modulo pi)."""
+    if hint.angle is None:
+        return hint
+    angle = math.pi / 2 - hint.angle if view & 4 else hint.angle
+    return hint._replace(angle=-angle if view & 3 in (1, 2) else angle)

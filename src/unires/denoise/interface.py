@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -23,6 +23,14 @@ class Facts:
     memory: int = 512  # bytes that predicting takes at its peak, for each pixel of each sample
 
 
+class Hint(NamedTuple):
+    """What an expert is told of its degradation: severity, 0 to 1 of its training range; angle of a motion, radians
+    (counter-clockwise, rows pointing down), None where unknown or without meaning."""
+
+    severity: float
+    angle: float | None = None
+
+
 class Denoiser(Protocol):
     """Predicts the clean sample from a noisy one: x_hat = D(z_t, t, c, tau) (section 1 of the design)."""
 
@@ -39,10 +47,10 @@ class Denoiser(Protocol):
         t: float,
         condition: Tensor | None,
         tasks: Sequence[str],
-        severity: Sequence[float | None] | None = None,
+        hints: Sequence[Hint | None] | None = None,
     ) -> Tensor:
         """x_hat for B samples z at time t in (0, 1]. condition: B encoded pictures, or None for none; tasks: B
-        names; severity: B numbers from 0 to 1, None where unknown."""
+        names; hints: B, None where nothing is known."""
         ...
 
     def decode(self, sample: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from unires.denoise import number_type
-from unires.denoise.interface import Facts
+from unires.denoise.interface import Facts, Hint
 from unires.denoise.schedule import alpha_sigma
 from unires.errors import OptionError, UniresError, nearest
 
@@ -238,9 +238,9 @@ class LatentDenoiser:
         t: float,
         condition: Tensor | None,
         tasks: Sequence[str],
-        severity: Sequence[float | None] | None = None,
+        hints: Sequence[Hint | None] | None = None,
     ) -> Tensor:
-        """x_hat for B samples (see the interface); prompts say nothing of severity, which is not looked at. Sides must
+        """x_hat for B samples (see the interface); prompts say nothing of severity: hints are not looked at. Sides must
         be multiples of `facts.multiple` over `facts.reduction`. Raises OptionError for an unknown task, UniresError if
         the result holds values that are no numbers."""
         known = self.net.config.tasks

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unires.compose.experts import KEEP
 from unires.compose.weights import Weights
-from unires.denoise.interface import Facts
+from unires.denoise.interface import Facts, Hint
 from unires.denoise.latent import LatentDenoiser
 from unires.photo.tiles import Blender, TilePlan, Window, cut, plan_tiles
 from unires.restore.memory import tile_for
@@ -47,11 +47,11 @@ class TiledLatents:
         t: float,
         condition: Tensor | None,
         tasks: Sequence[str],
-        severity: Sequence[float | None] | None = None,
+        hints: Sequence[Hint | None] | None = None,
     ) -> Tensor:
         def one(window: Window) -> Tensor:
             c = None if condition is None else cut(condition, window)
-            return self.denoiser.predict(cut(z, window), t, c, tasks, severity)
+            return self.denoiser.predict(cut(z, window), t, c, tasks, hints)
 
         return blend(self.plan, map(one, self.plan))
 

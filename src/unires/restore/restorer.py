@@ -19,7 +19,7 @@ from unires.degrade.recipe import checked_seed
 from unires.degrade.resample import Sliced
 from unires.denoise.checkpoint import SHIPPED, load_denoiser
 from unires.denoise.ensemble import Ensembled
-from unires.denoise.interface import Denoiser
+from unires.denoise.interface import Denoiser, Hint
 from unires.denoise.latent import LatentDenoiser
 from unires.errors import OptionError, UniresError
 from unires.photo.tiles import Blender, TilePlan, Window, cut, plan_tiles
@@ -31,7 +31,7 @@ from unires.sample.sampler import SOLVERS, State, check_solver, composed_estimat
 
 Progress = Callable[[float], None]  # called with the share that is done, 0 to 1
 Put = Callable[[Window, Tensor], object]  # takes a part of the result
-Told = Mapping[str, float]  # the severity that a task's experts are told
+Told = Mapping[str, Hint]  # what a task's experts are told
 LARGEST_SCALE = 4.0
 MOST_STEPS = 50
 
@@ -306,7 +306,7 @@ class Restorer:
             progress((state.step + 1) / state.steps)
 
         z = None if noise is None else cut(noise, whole).to(self.device)
-        out = sample(self.denoiser, cut(picture, whole), weights, steps=steps, noise=z, severity=told, solver=solver,
+        out = sample(self.denoiser, cut(picture, whole), weights, steps=steps, noise=z, hints=told, solver=solver,
                      callback=after)
         put(whole, out)
 

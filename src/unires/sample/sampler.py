@@ -20,7 +20,7 @@ from torch import Tensor
 from unires.compose.conditions import Conditions
 from unires.compose.experts import KEEP
 from unires.compose.weights import Weights
-from unires.denoise.interface import Denoiser
+from unires.denoise.interface import Denoiser, Hint
 from unires.denoise.schedule import alpha_sigma
 from unires.errors import OptionError, nearest
 
@@ -52,13 +52,13 @@ def times(steps: int) -> list[float]:
 
 def composed_estimate(
     denoiser: Denoiser, conditions: Condition, weights: Weights, z: Tensor, t: float, step: int, relay: Tensor | None,
-    severity: Mapping[str, float] | None = None,
+    hints: Mapping[str, Hint] | None = None,
 ) -> Tensor:
     """x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k). The experts of the step run as one batch, or as
     several where pictures are large (AT_ONCE); `keep` runs nothing.
 
-    conditions: `Conditions`, or another function of a condition's name and the relay. severity: what a task's
-    experts are told of the degradation's strength, 0 to 1; a task that is not named is told nothing."""
+    conditions: `Conditions`, or another function of a condition's name and the relay. hints: what a task's
+    experts are told of its degradation; a task that is not named is told nothing."""
     used = weights.active(step)
     networks = [k for k in used if weights.experts[k].task != KEEP]
     seen = {k: conditions(weights.experts[k].condition, relay) for k in used}
@@ -69,7 +69,7 @@ def composed_estimate(
     for some in (networks[i : i + at_once] for i in range(0, len(networks), at_once)):
         condition = torch.cat([seen[k] for k in some])
         tasks = [weights.experts[k].task for k in some for _ in range(count)]
-        told = [(severity or {}).get(task) for task in tasks]
+        told = [(hints or {}).get(task) for task in tasks]
         together = denoiser.predict(z.repeat(len(some), 1, 1, 1), t, condition, tasks, told)
         parts |= dict(zip(some, together.chunk(len(some)), strict=True))
     total = torch.zeros_like(z)
@@ -143,19 +143,19 @@ def sample(
     *,
     steps: int = 1,
     noise: Tensor | None = None,
-    severity: Mapping[str, float] | None = None,
+    hints: Mapping[str, Hint] | None = None,
     solver: str = "ddim",
     callback: Callback | None = None,
 ) -> Tensor:
     """Restore pixels (B x 3 x H x W in [0, 1]) with the experts weighted by `weights`; returns the same shape,
     not clipped. noise: z_1, unit Gaussian samples; with one step it is not looked at and may be None.
-    severity: as `composed_estimate` takes it. Raises OptionError for an unknown solver."""
+    hints: as `composed_estimate` takes them. Raises OptionError for an unknown solver."""
     check_solver(solver)
     conditions = Conditions(denoiser, pixels)
     if noise is None:
         noise = torch.zeros_like(conditions("lq", None))
 
     def estimate(z: Tensor, t: float, step: int, relay: Tensor | None) -> Tensor:
-        return composed_estimate(denoiser, conditions, weights, z, t, step, relay, severity)
+        return composed_estimate(denoiser, conditions, weights, z, t, step, relay, hints)
 
     return denoiser.decode(solve(SOLVERS[solver], estimate, noise, times(steps), callback))

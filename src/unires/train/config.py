@@ -46,7 +46,8 @@ class TrainConfig:
     task_dropout: float = 0.1
     condition_dropout: float = 0.1
     severity_dropout: float = 0.5
-    severity_jitter: float = 0.03  # deviation of what experts are told from the truth, as a router's reading has it
+    severity_jitter: float = 0.02  # deviation of what experts are told from the truth, as a router's reading has it
+    angle_jitter: float = 0.04  # likewise, radians
     ema: float = 0.999
     clip: float = 1.0
     save_minutes: float = 5.0

@@ -130,12 +130,12 @@ def train(net: CompactNet, crops: Crops, c: ExpertTraining, log: Log) -> tuple[i
     optimizer = torch.optim.Adam([own, *uncertainty.parameters()], lr=c.rate, betas=(0.9, 0.99))
     host, noise = torch.Generator().manual_seed(c.seed + 1), torch.Generator(device).manual_seed(c.seed + 2)
     # nobody says how strong a new degradation is, in training or later
-    task, severity = torch.full((c.batch,), tasks - 1, device=device), torch.zeros(c.batch, device=device)
+    task, unknown = torch.full((c.batch,), tasks - 1, device=device), torch.zeros(c.batch, device=device)
     started, step, window = time.monotonic(), 0, list[float]()
     while (left := 1 - max(step / c.steps, (time.monotonic() - started) / 60 / c.minutes)) > 0:
         clean, degraded = (x.to(device) for x in crops.draw(c.batch, host))
         with torch.autocast(device.type, torch.bfloat16):
-            value, _ = objective.loss(net, uncertainty, clean, degraded, task, severity, noise, task_dropout=0,
+            value, _ = objective.loss(net, uncertainty, clean, degraded, task, unknown, unknown, noise, task_dropout=0,
                                       severity_dropout=1)  # fmt: skip
         for group in optimizer.param_groups:
             group["lr"] = c.rate * left

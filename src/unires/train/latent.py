@@ -141,7 +141,7 @@ class LatentTrainer:
         whole = whole.flip(-1) if torch.rand(1, generator=g) < 0.5 else whole
         names = list(c.tasks)
         name = names[int(torch.multinomial(torch.tensor(list(c.tasks.values())), 1, generator=g))]
-        degraded, _ = isolated.pairs(whole, name, g, g)
+        degraded = isolated.pairs(whole, name, g, g).pixels
         y, x = torch.randint(0, 2 * c.margin + 1, (2,), generator=g).tolist()
         drop_task, drop_condition = torch.rand(2, generator=g).tolist()
         side = c.crop // net.reduction

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from unires.degrade import isolated
+from unires.denoise import number_type
 from unires.denoise.checkpoint import load_net
 from unires.denoise.compact import TASKS, CompactNet
 from unires.errors import UniresError, nearest, shown
@@ -49,6 +50,8 @@ class Trainer:
         self.net = CompactNet(config.model).to(self.device).channels_last()
         self.ema = CompactNet(config.model).to(self.device).channels_last().requires_grad_(False)
         self.uncertainty = objective.Uncertainty().to(self.device)
+        # bf16 where it is faster: a processor without it computes such convolutions fifty times slower
+        self.kind = number_type.choose(self.net, self.device)
         self.optimizers = self._optimizers()
         self.step = 0
         self.seconds = 0.0  # trained so far, over all continuations
@@ -100,20 +103,21 @@ class Trainer:
         device = torch.Generator(self.device).manual_seed(seed + 1) if self.device.type != "cpu" else host
         return host, device
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, torch.Generator]:
-        """(clean, degraded in [-1, 1], task, severity) of a step, and the generator for the objective."""
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, torch.Generator]:
+        """(clean, degraded in [-1, 1], task, severity, angle) of a step, and the generator for the objective."""
         c = self.config
         host, device = self._generators(step)
         names = list(c.tasks)
         odds = torch.tensor([c.tasks[n] for n in names])
         counts = torch.bincount(torch.multinomial(odds, c.batch, True, generator=host), minlength=len(names))
         size = c.crop + 2 * c.margin
-        clean, degraded, task, severity = [], [], [], []
+        clean, degraded, task, severity, angle = [], [], [], [], []
 
-        def add(name: str, good: Tensor, bad: Tensor, strength: Tensor) -> None:
+        def add(name: str, good: Tensor, bad: isolated.Degraded) -> None:
             clean.append(good)
-            degraded.append(bad)
-            severity.append(strength)
+            degraded.append(bad.pixels)
+            severity.append(bad.severity)
+            angle.append(bad.angle)
             task.append(torch.full((len(good),), TASKS.index(name)))
 
         for name, count in zip(names, counts.tolist(), strict=True):
@@ -123,10 +127,11 @@ class Trainer:
                 if real:
                     good, bad = self.paired[name]
                     places = good.places(real, size, host)
-                    add(name, good.crops(places), bad.crops(places), torch.full((real,), 0.5))
+                    unknown = torch.full((real,), 0.5), torch.full((real,), math.nan)
+                    add(name, good.crops(places), isolated.Degraded(bad.crops(places), *unknown))
             if count > real:
                 whole = self.photos.crops(self.photos.places(count - real, size, host))
-                add(name, whole, *isolated.pairs(whole, name, host, device))
+                add(name, whole, isolated.pairs(whole, name, host, device))
         top, left = torch.randint(0, 2 * c.margin + 1, (2,), generator=host).tolist() if c.margin else (0, 0)
         window = (..., slice(top, top + c.crop), slice(left, left + c.crop))
 
@@ -134,7 +139,8 @@ class Trainer:
             return torch.cat(x)[window].contiguous(memory_format=torch.channels_last) * 2 - 1
 
         where = self.device
-        return both(clean), both(degraded), torch.cat(task).to(where), torch.cat(severity).to(where), device
+        tasks, severities, angles = (torch.cat(v).to(where) for v in (task, severity, angle))
+        return both(clean), both(degraded), tasks, severities, angles, device
 
     def rate(self) -> float:
         """The learning rate now: warm-up, then constant, then (for a release) a linear decay to zero."""
@@ -188,13 +194,13 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        clean, degraded, task, severity, generator = self.batch(self.step)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        clean, degraded, task, severity, angle, generator = self.batch(self.step)
+        with torch.autocast(self.device.type, self.kind, enabled=self.kind != torch.float32):
             value, _ = objective.loss(
-                self.net, self.uncertainty, clean, degraded, task, severity, generator,
+                self.net, self.uncertainty, clean, degraded, task, severity, angle, generator,
                 first_step_share=c.first_step_share, task_dropout=c.task_dropout,
                 condition_dropout=c.condition_dropout, severity_dropout=c.severity_dropout,
-                severity_jitter=c.severity_jitter,
+                severity_jitter=c.severity_jitter, angle_jitter=c.angle_jitter,
             )
         torch.autograd.backward(value)
         parameters = [*self.net.parameters(), *self.uncertainty.parameters()]
@@ -304,11 +310,11 @@ class Trainer:
             gain = []
             for i, x in enumerate(crops):
                 generator = torch.Generator().manual_seed(i)
-                lq, _ = isolated.pairs(x, name, generator, generator)
-                if torch.equal(lq, x):
+                bad = isolated.pairs(x, name, generator, generator)
+                if torch.equal(bad.pixels, x):
                     continue
-                y = self.predict(lq.to(self.device), name).cpu()
-                gain.append(_psnr(y, x) - _psnr(lq, x))
+                y = self.predict(bad, name).cpu()
+                gain.append(_psnr(y, x) - _psnr(bad.pixels, x))
             gains[name] = sum(gain) / max(1, len(gain))
         minutes = (self.seconds + self.seconds_now()) / 60
         row = {"step": self.step, "minutes": round(minutes, 1)} | {k: round(v, 3) for k, v in gains.items()}
@@ -318,11 +324,13 @@ class Trainer:
             file.write(json.dumps(row) + "\n")
         return gains
 
-    def predict(self, lq: Tensor, task: str) -> Tensor:
+    def predict(self, bad: isolated.Degraded, task: str) -> Tensor:
+        """One step of the task's expert, told how bad it is."""
+        lq, severity, angle = (v.to(self.device) for v in bad)
         one = torch.ones(len(lq), device=lq.device)
         index = torch.full((len(lq),), TASKS.index(task), device=lq.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            x = self.ema(torch.zeros_like(lq), one, lq * 2 - 1, index, -one, one.bool())
+        with torch.autocast(self.device.type, self.kind, enabled=self.kind != torch.float32):
+            x = self.ema(torch.zeros_like(lq), one, lq * 2 - 1, index, severity, one.bool(), angle)
         return operators_round8(x)
 
 

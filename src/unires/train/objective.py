@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,7 @@ def loss(
     degraded: Tensor,
     task: Tensor,
     severity: Tensor,
+    angle: Tensor,
     generator: torch.Generator,
     *,
     first_step_share: float = 0.5,
@@ -46,23 +49,26 @@ def loss(
     condition_dropout: float = 0.1,
     severity_dropout: float = 0.5,
     severity_jitter: float = 0.0,
+    angle_jitter: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """(p_z + p_c) |x_hat - x|^2, divided by its expectation; a share of the samples is at t = 1.
 
-    clean, degraded: B x 3 x H x W in [-1, 1]; task: B indices into the network's tasks; severity: B. Returns the
+    clean, degraded: B x 3 x H x W in [-1, 1]; task: B indices into the network's tasks; severity, angle: B. Returns the
     mean loss and the plain squared error of each sample."""
     count, device = clean.shape[0], clean.device
-    u = torch.rand(5, count, generator=generator, device=device)
+    u = torch.rand(6, count, generator=generator, device=device)
     t = torch.where(u[0] < first_step_share, torch.ones_like(u[1]), 0.01 + 0.99 * u[1])
     has_condition = (u[2] >= condition_dropout) | (u[0] < first_step_share)  # nothing to go by but the condition
     told = torch.where(u[3] < task_dropout, 0, task)
-    read = (severity + severity_jitter * torch.randn(severity.shape, generator=generator, device=device)).clamp(0, 1)
+    off = torch.randn(2, count, generator=generator, device=device)
+    read = (severity + severity_jitter * off[0]).clamp(0, 1)
+    turned = torch.where(u[5] < 0.1, math.nan, angle + angle_jitter * off[1])
     hint = torch.where(u[4] < severity_dropout, torch.full_like(severity, -1), read)
     alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
     noise = torch.randn(clean.shape, generator=generator, device=device)
     z = alpha * clean + sigma * noise
     condition = torch.where(has_condition.view(-1, 1, 1, 1), degraded, torch.zeros_like(degraded))
-    estimate = net(z, t, condition, told, hint, has_condition)
+    estimate = net(z, t, condition, told, hint, has_condition, turned)
     error = (estimate - clean).square().mean(dim=(1, 2, 3))
     unit = net.total_precision(t, told, has_condition) * error
     expected = uncertainty(t, task, severity, has_condition)

@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unires.compose.experts import KEEP, Expert
-from unires.compose.router import HARM_UNIT, LEAST, POSSIBLE, Router, RouterConfig
-from unires.compose.spectrum import CELL, spectrum
+from unires.compose.router import HARM_UNIT, LEAST, Router, RouterConfig
+from unires.compose.spectrum import CELL, spectra, spectrum
 from unires.degrade import mixtures
 from unires.degrade.isolated import TASKS
 from unires.denoise.checkpoint import load_denoiser
-from unires.denoise.interface import Denoiser
+from unires.denoise.interface import Denoiser, Hint
 from unires.errors import UniresError, shown
 from unires.sample.sampler import levels, times
 from unires.train.config import build, read_values
@@ -80,7 +80,7 @@ class Sample:
     harm: Tensor
     where: Tensor  # 1 x h x w, the share of each cell that is degraded
     judged: tuple[Tensor, ...] = ()  # presence (logits), severity, harm
-    told: dict[str, float] = field(default_factory=dict)
+    told: dict[str, Hint] = field(default_factory=dict)
     answers: Tensor = field(default_factory=lambda: torch.empty(0))  # K x 3 x H x W, of the step last run
     grams: list[Tensor] = field(default_factory=list)  # a step: h x w x K x K
 
@@ -207,10 +207,7 @@ class RouterTrainer:
             for s in samples:
                 presence, severity, harm, _ = (v[0].clone() for v in self.router.judge(self.router.look(_stack([s]))))
                 s.judged = presence, severity, harm
-                s.told = {
-                    task: float(severity[k].clamp(0, 1))
-                    for k, task in enumerate(TASKS) if float(presence[k].sigmoid()) >= POSSIBLE
-                }  # fmt: skip
+                s.told = self.router.hints(presence, severity, spectra(s.degraded[None])[1][0])
 
     # -- the experts' answers -------------------------------------------------------------------------------
 
