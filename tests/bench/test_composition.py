@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from unires.bench.composition import chains, composition
 from unires.bench.interface import Answer
-from unires.bench.methods import Ours, open_method
+from unires.bench.methods import SEARCHES, Ours, open_method
 from unires.bench.named import FIVE, Scope
 from unires.bench.run import Bench, Store
+from unires.bench.searching import searching
 from unires.bench.sets import PhotoSet
+from unires.compose import quality, search
 from unires.compose.router import Router, RouterConfig
 from unires.degrade.isolated import TASKS
-from unires.degrade.recipes import TEST
+from unires.degrade.recipes import TEST, TUNING
 from unires.errors import OptionError
 
 
@@ -55,6 +58,29 @@ def test_the_table(routed: str, data: Path, tmp_path: Path) -> None:
     gap = sum(float(r["maps and relay"]) - float(r["blind"]) for r in rows[:-1]) / len(TEST)
     assert float(dict((r[0], r[1]) for r in less.rows)["blind"].split()[0]) == pytest.approx(gap, abs=0.02)
     assert len(alone.rows) == 16
+
+
+def test_a_search_takes_what_the_quality_likes_best(routed: str, data: Path, tmp_path: Path) -> None:
+    bench = Bench(Ours(routed, "cpu", "float32"), Store(tmp_path / "results.jsonl"), log=lambda line: None)
+    case = Scope(data, photos=1, crop=48).open("mixtures")[0].load(0, None)
+    restorer = bench.ours.restorer
+    judge = quality.remaining_harm(restorer.router)
+    said = {how: float(judge(bench.ours.searched(how, how).run(case).pixels.clamp(0, 1))) for how in SEARCHES}
+    alone = max(float(judge(restorer.pixels(case.lq, weights=e).clamp(0, 1))) for e in search.EXPERTS)
+    assert said["grid"] >= said["frequent"] - 1e-4 >= alone - 1e-3
+    with pytest.raises(OptionError, match="grid"):
+        bench.ours.searched("search:gird", "gird")
+
+
+def test_the_search_run_counts_winners_and_is_resumed(routed: str, data: Path, tmp_path: Path) -> None:
+    def run() -> tuple[Any, ...]:
+        bench = Bench(Ours(routed, "cpu", "float32"), Store(tmp_path / "results.jsonl"), log=lambda line: None)
+        return tuple(t.rows for t in searching(bench, Scope(data, photos=1, crop=48)))
+
+    frequent, cost = run()
+    assert 1 <= len(frequent) <= 8 and sum(int(n) for _, n in frequent) <= len(TUNING)
+    assert [row[1] for row in cost] == ["1", "5", "1,512"]
+    assert run() == (frequent, cost)  # the seconds too: nothing was searched again
 
 
 def test_a_chain_is_one_after_the_other(model: str, data: Path) -> None:

@@ -14,13 +14,14 @@ from unires.bench.methods import Ours, model_hash
 from unires.bench.peers import PEERS
 from unires.bench.report import Results, Table
 from unires.bench.run import Bench, Job, Store
+from unires.bench.searching import searching
 from unires.bench.sets import PhotoSet
 from unires.errors import OptionError, UniresError, nearest
 
 Quality = Callable[[Bench, named.Scope], list[Table]]
 QUALITY: dict[str, Quality] = {
     "experts": named.experts, "mixtures": named.mixtures, "composition": composition, "ablations": named.ablations,
-    "main": named.main, "dial": dials.dial, "precision": dials.precision,
+    "search": searching, "main": named.main, "dial": dials.dial, "precision": dials.precision,
 }
 RUNS = (*QUALITY, "compare", "speed", "profile", "scale", "sets", "docs")
 WORST_CASES = 24

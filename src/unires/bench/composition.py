@@ -18,6 +18,7 @@ from unires.degrade.recipe import Recipe
 
 TWICE = "chain:blind>blind"
 EQUAL = ",".join(f"{e}={1 / len(FIVE)}" for e in FIVE)
+SEARCHED = {"search:grid": "grid", "search:frequent": "frequent sets", "search:climb": "climbed"}
 ROUTED = {"default [steps=1 maps=0]": "scalars", "default [steps=1]": "maps", "default": "maps and relay"}
 
 
@@ -34,14 +35,16 @@ def composition(bench: Bench, scope: Scope) -> list[Table]:
     best = {name: oracle.text_of(KEYS, oracle.best_weights(found)) for name, found in grams.items()}
 
     def wanted(s: PhotoSet) -> list[str]:
-        return ["input", *FIVE, "blind", TWICE, *chains(s.recipe), EQUAL, *ROUTED, best[s.name], *scope.methods]
+        return ["input", *FIVE, "blind", TWICE, *chains(s.recipe), EQUAL, *SEARCHED, *ROUTED, best[s.name],
+                *scope.methods]
 
     rows = [_renamed(row, best) for row in bench.run(sets, wanted)]
     for s in sets:
         for label, candidates in (("best single", FIVE), ("best chain", chains(s.recipe))):
             rows += _best(Results(rows), s.name, label, candidates)
     results = Results(rows)
-    columns = ["input", "best single", "blind", "blind twice", "best chain", "equal", *ROUTED.values(), "best a recipe"]
+    columns = ["input", "best single", "blind", "blind twice", "best chain", "equal", *SEARCHED.values(),
+               *ROUTED.values(), "best a recipe"]
     table = Table("Composition: mean PSNR", ["mixture", *columns, "passes"])
     sums: list[list[float]] = []
     for s in sets:
@@ -62,7 +65,7 @@ def composition(bench: Bench, scope: Scope) -> list[Table]:
 
 def _renamed(row: Row, best: dict[str, str]) -> Row:
     """Under the name of its column."""
-    names = {**ROUTED, TWICE: "blind twice", EQUAL: "equal", best.get(row["set"], ""): "best a recipe"}
+    names = {**ROUTED, **SEARCHED, TWICE: "blind twice", EQUAL: "equal", best.get(row["set"], ""): "best a recipe"}
     return {**row, "method": names.get(row["method"], row["method"])}
 
 
@@ -75,7 +78,8 @@ def _best(results: Results, photo_set: str, label: str, candidates: Sequence[str
 def _differences(results: Results, sets: Sequence[PhotoSet]) -> Table:
     """Over all photos of all recipes, so that the interval says how sure the mean is; and the worst recipe."""
     table = Table("Router with maps and relay, less ...", ["method", "mean dB", "worst recipe", "there"])
-    for against in ("input", "best single", "blind", "best chain", "scalars", "maps", "best a recipe"):
+    for against in ("input", "best single", "blind", "best chain", *SEARCHED.values(), "scalars", "maps",
+                    "best a recipe"):
         gaps: list[float] = []
         worst = (math.inf, "")
         for s in sets:

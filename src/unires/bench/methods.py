@@ -5,6 +5,8 @@
     default                      `unires restore` without options
     blind, denoise, ...          one expert; or any weights: "denoise=0.7,motion-deblur=0.3; dejpeg@relay"
     chain:denoise>motion-deblur  one after the other, each on the result of the one before
+    search:grid                  the best of the paper's 1,512 weights, by the harm that the router sees left;
+                                 search:frequent: of the sets that win most often; search:climb: by gradient
     ... [steps=8 fidelity=0]     dials after it, in brackets; exact=1: computed in float32; maps=0: with default, the
                                  router's weights, but the same for all places; ensemble=8: the mean of eight views
     bm3d, nlm, ...               peers (`unires.bench.peers`)
@@ -20,9 +22,10 @@ from unires.bench import peers, programs
 from unires.bench.interface import Answer, Method, NotApplicable
 from unires.bench.sets import Case, PhotoSet
 from unires.compose.experts import KEEP
-from unires.errors import OptionError, nearest
+from unires.errors import OptionError, UniresError, nearest
 
 INPUT, EXPERT, DEFAULT = "input", "expert", "default"
+SEARCHES = ("grid", "frequent", "climb")
 
 
 class Ours:
@@ -95,6 +98,39 @@ class Ours:
         return Method(name, run, self.version)
 
 
+    def searched(self, name: str, how: str) -> Method:
+        """Weights chosen for each photo by a quality function that isn't told the truth, one step."""
+        import torch
+
+        from unires.compose import presets, quality, search
+        from unires.compose.weights import Weights
+
+        restorer = self.restorer
+        if restorer.router is None:
+            raise UniresError("This model has no router, whose reading is what candidates are judged by.")
+        judge = quality.remaining_harm(restorer.router)
+        sets = [Weights.parse(text, self.tasks) for text in presets.FREQUENT]
+        if how not in SEARCHES:
+            raise OptionError(nearest(how, SEARCHES, kind="search"))
+
+        def rows(weights: Weights) -> torch.Tensor:
+            values = {str(e): v for e, v in zip(weights.experts, weights.flat().values[0].tolist(), strict=True)}
+            return torch.tensor([values.get(e, 0.0) for e in search.EXPERTS])
+
+        def run(case: Case) -> Answer:
+            parts = torch.cat([restorer.pixels(case.lq, weights=e) for e in search.EXPERTS]).cpu()
+            if how == "climb":
+                start = rows(restorer.read(case.lq).weights)
+                w = search.optimised(parts, judge, start + (1 - start.sum()) / len(start))
+            else:
+                candidates = search.grid() if how == "grid" else torch.stack(list(map(rows, sets)))
+                w = search.best_of(parts, candidates, judge)
+            out = torch.einsum("k,kchw->chw", w, parts)[None]
+            return Answer(out, len(search.EXPERTS) - 1)
+
+        return Method(name, run, f"{self.version}-{presets.FREQUENT if how == 'frequent' else how}")
+
+
 def model_hash(folder: str | None) -> str:
     """Ten hexadecimal digits of a checkpoint's digest (None: the shipped one's)."""
     from unires.denoise.checkpoint import digest
@@ -120,6 +156,8 @@ def open_method(text: str, photo_set: PhotoSet, ours: Ours) -> Method:
     if name == DEFAULT:
         return ours.method(text, None, dials)
     kind, colon, rest = name.partition(":")
+    if kind == "search":
+        return ours.searched(name, rest)
     if kind == "chain":
         return ours.chain(name, rest.split(">"))
     if colon and kind in programs.KINDS:

@@ -1,7 +1,8 @@
 """What a pass costs, as ratios measured in one run: medians of rounds in which everything takes its turn.
 
-The reference is a plain 3x3 bf16 convolution, 64 channels on 256 x 256, channels-last: 2.4 G multiply-adds. A pass is
-quoted as a multiple of its time, and as the share of its rate (multiply-adds a second) that the pass reaches."""
+The reference is a plain 3x3 convolution, 64 channels on 256 x 256, channels-last: 2.4 G multiply-adds, in the number
+type that the network computes in: bf16 wherever that is fast, else float32. A pass is quoted as a multiple of its time,
+and as the share of its rate (multiply-adds a second) that the pass reaches."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from unires.bench.report import Table
 from unires.errors import UniresError
@@ -39,11 +41,11 @@ class Figure:
     rate_share: float = math.nan
 
 
-def reference(device: str) -> tuple[Callable[[], object], float]:
+def reference(device: str, kind: torch.dtype = torch.bfloat16) -> tuple[Callable[[], object], float]:
     """(one run of the reference convolution, its multiply-adds)."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 64, 256, 256, generator=generator).to(device, torch.bfloat16, memory_format=torch.channels_last)
-    w = torch.randn(64, 64, 3, 3, generator=generator).to(device, torch.bfloat16, memory_format=torch.channels_last)
+    x = torch.randn(1, 64, 256, 256, generator=generator).to(device, kind, memory_format=torch.channels_last)
+    w = torch.randn(64, 64, 3, 3, generator=generator).to(device, kind, memory_format=torch.channels_last)
 
     def run() -> Tensor:
         with torch.inference_mode():
@@ -72,31 +74,18 @@ def interleaved(jobs: Sequence[Callable[[], object]], device: str, seconds: floa
     return [statistics.median(t) for t in times]
 
 
-def multiply_adds(net: nn.Module, job: Callable[[], object]) -> float:
-    """Those of all convolutions and linear layers that `job` runs, counted by hooks."""
-    total = 0.0
-
-    def hook(module: nn.Module, _: Any, out: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            total += out.numel() * module.weight[0].numel()
-        elif isinstance(module, nn.Linear):
-            total += out.numel() * module.in_features
-
-    handles = [m.register_forward_hook(hook) for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    try:
+def multiply_adds(job: Callable[[], object]) -> float:
+    """Those of all convolutions and matrix products that `job` runs."""
+    with FlopCounterMode(display=False) as counter:
         job()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return total
+    return float(counter.get_total_flops()) / 2
 
 
 def measure(restorer: Any, *, seconds: float = 20.0, least: int = 5, large: bool = True) -> list[Figure]:
     """All figures of a Restorer: the reference, a pass, composed steps; `large`: a megapixel and twelve as well. See
     `interleaved` for `seconds` and `least`."""
     denoiser, device = restorer.denoiser, restorer.device
-    conv, conv_adds = reference(device)
+    conv, conv_adds = reference(device, getattr(torch, denoiser.facts.number_type))
     picture = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0))
     z = torch.zeros(1, 3, 512, 512, device=device)
     condition = denoiser.encode(picture)
@@ -108,7 +97,7 @@ def measure(restorer: Any, *, seconds: float = 20.0, least: int = 5, large: bool
         text = ",".join(f"{name}={1 / count:.6f}" for name in MIX[:count])
         return lambda: restorer.pixels(picture, weights=text)
 
-    adds = multiply_adds(denoiser.net, one_pass) if isinstance(getattr(denoiser, "net", None), nn.Module) else math.nan
+    adds = multiply_adds(one_pass)
     first = interleaved([conv, one_pass], device, seconds, least)
     out = [Figure("reference convolution", first[0], 1.0, conv_adds, 1.0)]
 

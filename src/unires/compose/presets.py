@@ -11,6 +11,8 @@ from unires.compose.weights import Weights
 
 MOST_STEPS = 8
 CRISPEST = 0.3  # weight of the reduced photo's estimate at fidelity 0
+FREQUENT = ("super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg", "keep")
+"""The sets that win the paper's search most often, as `unires bench search` found them on tuning mixtures."""
 
 
 def default_weights(scale: float, tasks: Sequence[str]) -> Weights:

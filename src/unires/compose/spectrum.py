@@ -22,6 +22,7 @@ FLOOR = 0.02  # of power, in squared levels of 255: a quarter of what rounding t
 
 
 @functools.cache
+@torch.inference_mode(False)  # kept for good, and gradients may pass through it later
 def _bins() -> tuple[Tensor, Tensor, Tensor]:
     """Averaging matrices from the WINDOW x (WINDOW / 2 + 1) frequencies: to rings, to sectors of rings, to the axes."""
     fy = torch.fft.fftfreq(WINDOW)[:, None] * WINDOW

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,9 @@ def describe(reading: Reading) -> list[str]:
         k = reading.tasks.index(task)
         name, strength = WORDS[task]
         said = strength(strength_of(task, float(reading.severity[k])))
+        told = reading.told.get(task)
+        if told is not None and told.angle is not None:
+            said += f" at {math.degrees(told.angle):.0f} degrees"
         share = float((reading.where[k] >= SURE).float().mean())
         place = "everywhere" if share > 0.9 else f"in {share:.0%} of the photo"
         sure = float(reading.present[k])
@@ -47,11 +51,12 @@ def as_dict(reading: Reading) -> dict[str, Any]:
     rows = []
     for task in order:
         k = reading.tasks.index(task)
-        severity = float(reading.severity[k])
+        severity, told = float(reading.severity[k]), reading.told.get(task)
         rows.append({
             "task": task, "there": task in reading.found, "probability": round(float(reading.present[k]), 4),
             "severity": round(severity, 4), "strength": round(strength_of(task, severity), 3),
             "harm_db": round(float(reading.harm[k]), 2),
+            "angle": None if told is None or told.angle is None else round(math.degrees(told.angle), 1),
         })  # fmt: skip
     w = reading.weights
     return {
