@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -404,19 +404,19 @@ def cluster(s3: Any) -> Iterator[Any]:
         ray.shutdown()
 
 
-def killed_at(least: int, words: list[str], results: Callable[[], dict[str, str]]) -> int:
-    """Run the command line, and kill a worker as soon as there are `least` results; how many there were then."""
+def killed_at(least: int, words: list[str], count: Callable[[], int]) -> int:
+    """Run the command line, and kill a worker as soon as `count` tells of `least` results; how many there were then."""
     killed: list[int] = []
     over = threading.Event()
 
     def kill() -> None:
         while not over.is_set():
-            found, there = workers_of(os.getpid()), len(results())
+            found, there = workers_of(os.getpid()), count()
             if found and there >= least:
                 os.kill(found[0], signal.SIGKILL)
                 killed.append(there)
                 return
-            time.sleep(0.02)
+            time.sleep(0.3)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -433,16 +433,19 @@ def test_a_worker_of_a_cluster_is_killed(
     cluster: Any, s3: Any, tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str],
     figure: Callable[[str], None],
 ) -> None:  # fmt: skip
-    count, source = 40, tmp_path / "in"
+    count, source = 24, tmp_path / "in"
     make_photos(source, count, 240, 320)
     assert main(command(source, tmp_path / "plain", tiny_folder)) == 0
     expected = digests(tmp_path / "plain")
 
-    def survives(words: list[str], results: Callable[[], dict[str, str]]) -> str:
+    def survives(words: list[str], names: Callable[[], Sequence[str]], results: Callable[[], dict[str, str]]) -> str:
+        def there_are() -> int:
+            return sum("photo" in Path(name).name for name in names())
+
         words = [*words, "--engine", "ray", "--workers", "2"]
         capsys.readouterr()
-        there = killed_at(8, words, results)
-        assert 8 <= there < count, "it was over before the kill"
+        there = killed_at(4, words, there_are)
+        assert 4 <= there < count, "it was over before the kill"
         assert f"{count} done." in capsys.readouterr().out
         assert results() == expected
         assert main(words) == 0
@@ -451,11 +454,12 @@ def test_a_worker_of_a_cluster_is_killed(
         return f"one killed after {there} of {count} photos"
 
     out = tmp_path / "out"
-    first = survives(command(source, out, tiny_folder), lambda: digests(out))
+    words = command(source, out, tiny_folder)
+    first = survives(words, lambda: list(map(str, out.rglob("photo*"))), lambda: digests(out))
     assert not list(out.rglob("*.part"))
     bucket = uploaded(s3, source, "album/cluster/in")
     words = command(bucket, "s3://album/cluster/out", tiny_folder)
-    second = survives(words, lambda: downloaded(s3, "album/cluster/out"))
+    second = survives(words, lambda: s3.find("album/cluster/out"), lambda: downloaded(s3, "album/cluster/out"))
     figure(f"folders: {first}; S3: {second}; each byte as by one process, and run again all are skipped")
 
 

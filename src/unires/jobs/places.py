@@ -25,7 +25,7 @@ _CHECKSUMS = ("ETag", "md5Hash", "crc32c")  # of S3 and Google, the best first
 
 
 class Place(Protocol):
-    """A folder somewhere; names in it have slashes. It can be sent to another process. All methods raise UniresError."""
+    """A folder somewhere; names in it have slashes. It can be sent to another process. Methods raise UniresError."""
 
     @property
     def address(self) -> str: ...
