@@ -245,7 +245,10 @@ def _by_ray(job: Job, items: Sequence[Item], settings: Settings, workers: int | 
     ours = not ray.is_initialized()
     try:
         if ours:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            try:
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            except Exception as error:  # of no common class: no such cluster, another version of Ray, no free port
+                raise UniresError(f"No Ray cluster can be joined or made: {_reason(error)}") from error
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         count, threads, gpus = _shares(ray.nodes(), settings.device, workers)
@@ -261,7 +264,7 @@ def _by_ray(job: Job, items: Sequence[Item], settings: Settings, workers: int | 
         )
         for row in done.iter_rows():
             yield pickle.loads(row["outcome"])
-    except (ConnectionError, ray.exceptions.RayError) as error:
+    except ray.exceptions.RayError as error:
         raise UniresError(f"The Ray cluster can't do the job: {_reason(error)}") from error
     finally:
         if ours:
