@@ -185,15 +185,19 @@ def run(
 ) -> FolderReport:
     """The same between any two places, with a record for each photo."""
     items = find(source, target, recursive=recursive, include=include, extension=extension)
-    restore = settings.load()  # with Ray, too: it refuses what all workers would refuse
     key = digest_of_settings(settings.data())
     job = Job(source, target, key, settings.encode, secrets.token_hex(8), overwrite, dry_run)
     report, names = FolderReport(len(items)), {item.result for item in items}
     with _alone(target, dry_run):
         if not dry_run:
             target.sweep(names)
-        by_ray = engine == "ray" and not dry_run
-        outcomes = _by_ray(job, items, settings, workers) if by_ray else (job.one(item, restore) for item in items)
+        outcomes: Generator[Outcome, None, None]
+        if engine == "ray" and not dry_run:
+            settings.load()  # refuses now what each worker would refuse; its memory is free again for the workers
+            outcomes = _by_ray(job, items, settings, workers)
+        else:
+            restore = settings.load()
+            outcomes = (job.one(item, restore) for item in items)
         with closing(outcomes):
             for outcome in outcomes:
                 report.outcomes.append(outcome)
@@ -212,8 +216,9 @@ def _alone(target: Place, dry_run: bool) -> Any:
     bytes."""
     if dry_run or not isinstance(target, Folder):
         return nullcontext()
-    target.write(f"{RECORDS}/about.json", b'{"about": "one record for each photo that unires has restored"}\n')
-    return Journal(Path(target.address)).held()
+    root = Path(target.address)
+    folder.check_place(root / RECORDS, root)
+    return Journal(root).held()
 
 
 class _Worker:
@@ -265,6 +270,8 @@ def _by_ray(job: Job, items: Sequence[Item], settings: Settings, workers: int | 
         for row in done.iter_rows():
             yield pickle.loads(row["outcome"])
     except ray.exceptions.RayError as error:
+        if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, UniresError):
+            raise  # a fault of UniRes, not of the cluster
         raise UniresError(f"The Ray cluster can't do the job: {_reason(error)}") from error
     finally:
         if ours:
