@@ -25,7 +25,8 @@ test: lint
 	$(BIN)/python -m pytest
 
 soak: setup
-	$(BIN)/python -m pytest tests/conformance -m "soak or not soak" --figures
+	$(BIN)/python -m pip install --quiet -e ".[ray]"
+	$(BIN)/python -m pytest tests/conformance tests/jobs/test_remote.py -m "soak or not soak" --figures
 
 fuzz: setup
 	$(BIN)/python -m pip install --quiet -e ".[fuzz]"

@@ -65,6 +65,8 @@ Restores a photo and writes the result beside it; the original is never touched.
   unires restore old.jpg --weights "denoise=0.6,dejpeg=0.4; motion-deblur@relay=1"
                                                  first cleans, then sharpens what was cleaned
   unires restore album -o better --recursive     a whole folder; run it again to go on where it stopped
+  unires restore s3://bucket/album -o s3://bucket/better --recursive --engine ray
+                                                 the same by all machines of a Ray cluster
 """
 WEIGHTS_HELP = """\
 how much each expert counts, adding up to 1 (a weight may be negative): super-resolution, motion-deblur,
@@ -82,7 +84,8 @@ def build_parser() -> Parser:
     restore = commands.add_parser("restore", help="restore a photo", description=RESTORE_HELP)
     restore.set_defaults(run=run_restore, parser=restore)
     restore.add_argument("photo", metavar="PHOTO",
-                         help="JPEG, PNG, WebP, TIFF, AVIF (with extras HEIC, JPEG XL, camera raw); or a folder")
+                         help="JPEG, PNG, WebP, TIFF, AVIF (with extras HEIC, JPEG XL, camera raw); or a folder, "
+                              "or an address")
     restore.add_argument("-o", "--output", metavar="OUT", help="where to write (default: PHOTO.restored beside it)")
     restore.add_argument("--format", metavar="NAME", help="jpeg, png, webp, tiff, avif or heic (default: as it came)")
     restore.add_argument("--quality", type=whole, metavar="1..100", help="of lossy formats (default: as it came)")
@@ -100,12 +103,16 @@ def build_parser() -> Parser:
                          help="latent models: share of what their autoencoder loses to put back (default 0)")
     restore.add_argument("--seed", type=whole, default=0, help="of what is random with several steps (default 0)")
     _common(restore)
-    many = restore.add_argument_group("for a folder")
+    many = restore.add_argument_group("for a folder, or an address such as s3://bucket/in or gs://bucket/in")
     many.add_argument("--recursive", action="store_true", help="folders within it too")
     many.add_argument("--include", action="append", default=[], metavar="GLOB", help="only such names, e.g. '*.jpg'")
     many.add_argument("--dry-run", action="store_true", help="only say what would be done")
     many.add_argument("--fail-fast", action="store_true", help="stop at the first photo that can't be restored")
     many.add_argument("--keep-going", action="store_false", dest="fail_fast", help="go on past it (default)")
+    many.add_argument("--engine", default="local", metavar="local|ray",
+                      help="who restores: this process (default), or the workers of a Ray cluster (extra 'ray')")
+    many.add_argument("--workers", type=whole, metavar="N",
+                      help="of a Ray cluster (default: one for each GPU, or else for each machine)")
     many.add_argument("--report", metavar="FILE", help="write what became of each photo, as JSON")
 
     _common(inspect.add_parser(commands))
@@ -174,7 +181,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def run_restore(args: argparse.Namespace) -> None:
-    if Path(args.photo).is_dir():
+    from unires.jobs.places import is_address
+
+    if Path(args.photo).is_dir() or is_address(args.photo) or args.engine != "local":
         folder.run(args)
         return
     from unires.photo import check_output, read_photo, write_photo

@@ -13,33 +13,22 @@ from unires.errors import OptionError, UniresError, shown
 
 def run(args: argparse.Namespace) -> None:
     """Restore a folder. Raises UniresError, after all photos, if any could not be restored."""
-    from unires.denoise.checkpoint import digest
-    from unires.jobs import folder
-    from unires.photo import Photo
+    from unires.jobs.remote import restore_all
+    from unires.jobs.settings import Settings
     from unires.photo.files import extension_of
-    from unires.restore.restorer import Restorer
 
     if not args.output:
         raise OptionError("A folder needs a place for the results: add -o OUT.")
-    source, target = Path(args.photo), Path(args.output)
-    extension = extension_of(args.format) if args.format else ""
-    items = folder.find(source, target, recursive=args.recursive, include=args.include, extension=extension)
-    restorer = Restorer.from_pretrained(args.model, args.device, ensemble=args.ensemble)
     options = {
         "weights": args.weights, "steps": args.steps, "fidelity": args.fidelity, "scale": args.scale, "seed": args.seed
     }
-    restorer.plan(args.weights, args.steps, args.fidelity, args.scale)  # refuse now what every photo would refuse
     encode = {"format": args.format, "quality": args.quality, "bit_depth": args.bit_depth}
-    model = digest(Path(args.model) if args.model else None)
-    settings = {**options, **encode, "ensemble": args.ensemble, "model": model}
-
-    def restore(photo: Photo, progress: folder.Share) -> Photo:
-        return photo.with_pixels(restorer(photo.visible(args.bit_depth), progress=progress, **options))
-
     bar = FolderLine()
-    report = folder.run(
-        items, target, restore, settings, overwrite=args.overwrite, fail_fast=args.fail_fast, dry_run=args.dry_run,
-        encode=encode, progress=bar,
+    report = restore_all(
+        args.photo, args.output, Settings(args.model, args.device, args.ensemble, options, encode),
+        engine=args.engine, workers=args.workers, recursive=args.recursive, include=args.include,
+        extension=extension_of(args.format) if args.format else "", overwrite=args.overwrite,
+        fail_fast=args.fail_fast, dry_run=args.dry_run, progress=bar,
     )
     bar.close()
     for outcome in report.outcomes:
@@ -53,9 +42,10 @@ def run(args: argparse.Namespace) -> None:
         except OSError as error:
             raise UniresError(f"The report {shown(args.report)} can't be written: {error.strerror}.") from error
     counts = report.data()["counts"]
-    print(f"{shown(source)} to {shown(target)}: " + ", ".join(f"{n} {name}" for name, n in counts.items() if n) + ".")
+    told = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+    print(f"{shown(args.photo)} to {shown(args.output)}: {told}.")
     if counts["failed"]:
-        raise UniresError(f"{counts['failed']} of {len(items)} photos could not be restored; they are listed above.")
+        raise UniresError(f"{counts['failed']} of {report.total} photos could not be restored; they are listed above.")
 
 
 class FolderLine:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from unires.errors import OptionError, UniresError, shown
 from unires.jobs.journal import NAME as JOURNAL
-from unires.jobs.journal import Entry, Journal, digest_of_file, digest_of_settings
+from unires.jobs.journal import RECORDS, Entry, Journal, digest_of_file, digest_of_settings
 from unires.photo import Photo, check_output, read_photo, write_photo
 from unires.photo.atomic import TEMPORARY
 from unires.photo.files import FORMATS
@@ -46,8 +46,9 @@ class Outcome:
 
 @dataclass
 class FolderReport:
-    """All outcomes of a run, in the order of their names."""
+    """All outcomes of a run, in the order of their names; `total` is more where the first failure stopped it."""
 
+    total: int
     outcomes: list[Outcome] = field(default_factory=list)
 
     def count(self, status: Status) -> int:
@@ -72,29 +73,37 @@ def find(
     inside = target.resolve()
     if inside == source.resolve():
         raise OptionError("The output folder is the input folder, and originals are never written over.")
-    items: dict[Path, Item] = {}
-    for path in _walk(source, recursive, inside):
-        ending = path.suffix.lower()
-        wanted = any(fnmatch(path.name, p) for p in include) if include else ending in FORMATS or ending in WRITTEN_AS
-        if not wanted or path.name == JOURNAL:
-            continue
-        name = path.relative_to(source)
-        other = extension or WRITTEN_AS.get(ending)
-        place = target / (name.with_suffix(other) if other else name)
-        if place in items:
-            raise UniresError(f"{shown(name)} and {shown(items[place].name)} would both become {shown(place)}.")
-        items[place] = Item(name.as_posix(), path, place)
+    found = (path.relative_to(source).as_posix() for path in walk(source, recursive, inside))
+    items = [Item(name, source / name, target / result) for result, name in results(found, include, extension).items()]
     if not items:
         raise UniresError(f"There is no photo in {shown(source)}.")
-    return list(items.values())
+    return items
 
 
-def _walk(source: Path, recursive: bool, avoid: Path) -> Iterator[Path]:
+def results(names: Iterable[str], include: Sequence[str], extension: str) -> dict[str, str]:
+    """{result: photo} of those names that are photos, as `find` explains. Raises UniresError if two would go to one
+    place."""
+    photos: dict[str, str] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        ending = path.suffix.lower()
+        wanted = any(fnmatch(path.name, p) for p in include) if include else ending in FORMATS or ending in WRITTEN_AS
+        if not wanted or path.name == JOURNAL or RECORDS in path.parts:
+            continue
+        other = extension or WRITTEN_AS.get(ending)
+        result = str(path.with_suffix(other)) if other else name
+        if result in photos:
+            raise UniresError(f"{shown(name)} and {shown(photos[result])} would both become {shown(result)}.")
+        photos[result] = name
+    return photos
+
+
+def walk(source: Path, recursive: bool, avoid: Path) -> Iterator[Path]:
     """Files in the order of their names. Linked folders are not entered: they may lead in a circle, or out."""
     for path in sorted(source.iterdir()):
         if path.is_dir():
             if recursive and not path.is_symlink() and path.resolve() != avoid:
-                yield from _walk(path, recursive, avoid)
+                yield from walk(path, recursive, avoid)
         else:
             yield path
 
@@ -117,7 +126,7 @@ def run(
     result depends on, the model's digest too. encode: what `write_photo` takes. progress(done, total, name, share).
     The next photo is read, and the last one is written, while one is restored, unless it is large. Results that this
     job did not write are not replaced, unless `overwrite`. Raises UniresError only for what concerns the whole job."""
-    report = FolderReport()
+    report = FolderReport(len(items))
     if not dry_run:
         _make(target)
     journal = Journal(target) if target.is_dir() else None
@@ -125,7 +134,7 @@ def run(
     alone = nullcontext() if dry_run or journal is None else journal.held()
     with alone, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         if not dry_run:
-            _sweep(items)
+            sweep({item.target.parent for item in items})
         loads: dict[int, Future[tuple[str, Photo | None]]] = {}
         large = True  # of the first photo nothing is known, so it is read alone
         writes: list[tuple[Item, Future[None]]] = []
@@ -153,7 +162,7 @@ def run(
                     if large:
                         settle()
                     known = journal is not None and item.name in journal.entries
-                    _check_place(item, target)
+                    check_place(item.target, target)
                     check_output(photo, item.target, overwrite=overwrite or known, **(encode or {}))
                     photo = restore(photo, _share(progress, i, len(items), item.name))
                 except UniresError as error:
@@ -175,9 +184,9 @@ def run(
     return report
 
 
-def _sweep(items: Sequence[Item]) -> None:
+def sweep(folders: Iterable[Path]) -> None:
     """Remove what a killed job was still writing, in the folders that results go to."""
-    for place in {item.target.parent for item in items}:
+    for place in folders:
         for part in place.glob(TEMPORARY):
             with suppress(OSError):
                 part.unlink()
@@ -223,13 +232,13 @@ def _outcome(item: Item, target: Path, wait: Callable[[], None]) -> Outcome:
     return Outcome(item.name, "done", _below(item, target))
 
 
-def _check_place(item: Item, target: Path) -> None:
-    """Make the result's folder; refuse one that a link leads out of the output folder."""
-    _make(item.target.parent)
-    if not item.target.parent.resolve().is_relative_to(target.resolve()):
-        raise UniresError(f"{shown(item.target)} would lie outside of the output folder, through a link.")
-    if item.target.is_symlink():
-        raise UniresError(f"{shown(item.target)} is a link, and results are not written through links.")
+def check_place(path: Path, target: Path) -> None:
+    """Make a result's folder; refuse one that a link leads out of the output folder. Raises UniresError."""
+    _make(path.parent)
+    if not path.parent.resolve().is_relative_to(target.resolve()):
+        raise UniresError(f"{shown(path)} would lie outside of the output folder, through a link.")
+    if path.is_symlink():
+        raise UniresError(f"{shown(path)} is a link, and results are not written through links.")
 
 
 def _make(folder: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from unires.errors import UniresError, shown
 
 NAME = ".unires-journal.jsonl"
+RECORDS = ".unires-journal"  # a folder, where many machines write: a file can't be appended to by several
 
 
 def digest_of_file(path: Path) -> str:
