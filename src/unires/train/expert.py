@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unires.compose.experts import KEEP
 from unires.degrade.recipe import Recipe
+from unires.denoise import number_type
 from unires.denoise.checkpoint import load_net, new_folder, read_config, save_with_task
 from unires.denoise.compact import CompactConfig, CompactDenoiser, CompactNet
 from unires.errors import OptionError, UniresError, shown
@@ -126,6 +127,7 @@ def train(net: CompactNet, crops: Crops, c: ExpertTraining, log: Log) -> tuple[i
     torch.manual_seed(c.seed)
     own = net.requires_grad_(False).added[-1].requires_grad_()
     device, tasks = own.device, len(net.config.tasks)
+    kind = number_type.choose(net, device)  # bf16 only where it is faster: some processors emulate it
     uncertainty = objective.Uncertainty(tasks).to(device)
     optimizer = torch.optim.Adam([own, *uncertainty.parameters()], lr=c.rate, betas=(0.9, 0.99))
     host, noise = torch.Generator().manual_seed(c.seed + 1), torch.Generator(device).manual_seed(c.seed + 2)
@@ -134,7 +136,7 @@ def train(net: CompactNet, crops: Crops, c: ExpertTraining, log: Log) -> tuple[i
     started, step, window = time.monotonic(), 0, list[float]()
     while (left := 1 - max(step / c.steps, (time.monotonic() - started) / 60 / c.minutes)) > 0:
         clean, degraded = (x.to(device) for x in crops.draw(c.batch, host))
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
             value, _ = objective.loss(net, uncertainty, clean, degraded, task, severity, noise, task_dropout=0,
                                       severity_dropout=1)  # fmt: skip
         for group in optimizer.param_groups:
