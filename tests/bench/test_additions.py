@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.bench.conftest import picture, save
 from unires.bench.additions import ADDITIONS, said_by_old
 from unires.bench.sets import photo_seed
+from unires.compose.weights import Weights
 from unires.degrade import operators
 from unires.degrade.recipe import Recipe
 from unires.doors.cli import main
 from unires.restore.restorer import Restorer
+
+from .conftest import picture, save
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("large")
     for i in range(2):
         save(picture(i, 80, 96), root / "val/clean" / f"clean{i}.png")
-        save(picture(10 + i, 300, 320), root / "train" / f"train{i}.png")
+        save(picture(10 + i, 168, 180), root / "train" / f"train{i}.png")
     return root
 
 
@@ -48,17 +50,22 @@ def test_the_run(root: Path, model: str, tmp_path: Path, capsys: pytest.CaptureF
     restorer = Restorer.from_pretrained(grown, "cpu")
     assert restorer.denoiser.facts.tasks[-2:] == ("haze", "low_light")
     clean = [torch.from_numpy(picture(i, 80, 96)[8:72, 16:80]).permute(2, 0, 1)[None] / 255 for i in range(2)]
-    for row, addition in zip(mixed["rows"], ADDITIONS, strict=True):
+    for row, note, addition in zip(mixed["rows"], mixed["notes"], ADDITIONS, strict=False):
         cells = dict(zip(mixed["head"], row, strict=True))
-        weights = cells["weights"]
-        assert sum(float(part.split("=")[1]) for part in weights.split(",")) == pytest.approx(1, abs=1e-4)
+        _, weights, _, relayed, _ = note.split("`")
+        second = ("keep@relay", f"{addition.new}@relay")
+        for text, experts in ((weights, (addition.old, addition.new)), (relayed, second)):
+            w = Weights.parse(text, restorer.denoiser.facts.tasks)  # which sum to one, or are refused
+            assert {str(w.experts[i]) for i in w.active(w.steps - 1)} <= set(experts)
+        assert relayed.startswith(f"{addition.old}; ")
         bad = [Recipe.parse(addition.mixture)(x, photo_seed(0, f"clean{i}")) for i, x in enumerate(clean)]
-        for column, method in (("new expert dB", addition.new), ("old expert dB", addition.old), ("sum dB", weights)):
+        for column, method in (("new expert dB", addition.new), ("old expert dB", addition.old), ("sum dB", weights),
+                               ("relayed dB", relayed)):  # fmt: skip
             good = [operators.round8(restorer.pixels(y, weights=method)) for y in bad]
             psnr = [-10 * float((y - x).square().mean().log10()) for x, y in zip(clean, good, strict=True)]
             assert float(cells[column].split()[0]) == pytest.approx(sum(psnr) / 2, abs=0.006), (column, cells)
     assert len(said["pictures"]) == 4
-    for name, pictures in zip(said["pictures"], (3, 3, 5, 5), strict=True):
+    for name, pictures in zip(said["pictures"], (3, 3, 6, 6), strict=True):
         with Image.open(out / name) as sheet:
             assert sheet.format == "JPEG" and sheet.width == pictures * 72 - 8
 

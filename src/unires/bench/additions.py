@@ -25,7 +25,7 @@ from unires.errors import UniresError
 from unires.train.data import photo_paths
 from unires.train.expert import ExpertTraining, add_expert
 
-SUM = "weighted sum"
+SUM, RELAYED = "weighted sum", "weighted sum, relayed"
 CLEAN, TRAINING = "val/clean", "train"  # below the data root
 GAP, BAND = 8, 22  # pixels between pictures, and of the line above them
 
@@ -79,7 +79,7 @@ def additions(bench: Bench, scope: Scope, model: str | None, out: Path) -> tuple
     alone = Table("New experts on what they learnt", ["degradation", "input dB", "blind dB", "new expert dB",
                   "over input", "over blind"])  # fmt: skip
     mixed = Table("New and old experts on mixtures", ["mixture", "input dB", "blind dB", "old expert dB",
-                  "new expert dB", "sum dB", "over the better one", "weights"])  # fmt: skip
+                  "new expert dB", "sum dB", "over the better one", "relayed dB", "over the better one"])  # fmt: skip
     singles = [_set(scope, a.new, CLEAN, scope.photos, scope.crop) for a in ADDITIONS]
     results = Results(bench.run(singles, lambda s: ["input", "blind", s.recipe]))
     for s in singles:
@@ -89,27 +89,44 @@ def additions(bench: Bench, scope: Scope, model: str | None, out: Path) -> tuple
         pictures.append(_picture(bench, s, {"restored": s.recipe}, out))
     rows = list(results.rows)
     for a in ADDITIONS:
-        tuning = _set(scope, a.mixture, TRAINING, TUNING_PHOTOS, scope.crop or TUNING_CROP)
+        tuning = _set(scope, a.mixture, TRAINING, scope.photos or TUNING_PHOTOS, scope.crop or TUNING_CROP)
         pair = (a.old, a.new)
-        grams = oracle.collect(bench, tuning, pair, singles=False)
-        weights = oracle.text_of(pair, oracle.best_weights(grams))
+        chosen = {sum_of(bench, tuning, a): SUM, relayed_sum_of(bench, tuning, a): RELAYED}
         s = _set(scope, a.mixture, CLEAN, scope.photos, scope.crop)
-        found = bench.run([s], functools.partial(_always, ("input", "blind", *pair, weights)))
-        results = Results([{**r, "method": SUM} if r["method"] == weights else r for r in found])
+        found = bench.run([s], functools.partial(_always, ("input", "blind", *pair, *chosen)))
+        results = Results([{**r, "method": chosen.get(r["method"], r["method"])} for r in found])
         better = max(pair, key=lambda m: results.mean(s.name, m).value)
-        means = (plain(results.mean(s.name, m)) for m in ("input", "blind", *pair, SUM))
-        mixed.rows.append([s.name, *means, f"{signed(results.gain(s.name, SUM, better))} ({better})", weights])
-        pictures.append(_picture(bench, s, {a.old: a.old, a.new: a.new, "sum": weights}, out))
+        means = [plain(results.mean(s.name, m)) for m in ("input", "blind", *pair)]
+        for method in (SUM, RELAYED):
+            means += [plain(results.mean(s.name, method)), signed(results.gain(s.name, method, better))]
+        mixed.rows.append([s.name, *means])
+        mixed.notes.append(f"{s.name}: the better one is {better}; sum `{'`, relayed `'.join(chosen)}`.")
+        shown = {a.old: a.old, a.new: a.new, **{method: text for text, method in chosen.items()}}
+        pictures.append(_picture(bench, s, shown, out))
         rows += results.rows
     before, after = said_by_old(model), said_by_old(bench.ours.model)
     same = Table("What the old experts say", ["model", "SHA-256"], [["before", before], ["after", after]])
     same.notes.append("The same." if before == after else "NOT the same: adding an expert changed others.")
     alone.notes.append(scope.note(bench, singles))
     mixed.notes.append(
-        f"Weights of the sum: the best fixed ones on {TUNING_PHOTOS} training photos. Over the better one: the sum "
-        "less that of its two experts which is better on average here."
+        f"Weights: the best fixed ones on {scope.photos or TUNING_PHOTOS} training photos. Sum: both experts on the "
+        "photo, one step. Relayed: the old expert's estimate and what the new one makes of it, two steps. The better "
+        "one: of the two experts alone, on average here."
     )
     return [alone, mixed, same, overview(Results(rows), "All measures")], pictures
+
+
+def sum_of(bench: Bench, tuning: PhotoSet, a: Addition) -> str:
+    """The best weights of one step of both experts on the photos of `tuning`."""
+    pair = (a.old, a.new)
+    return oracle.text_of(pair, oracle.best_weights(oracle.collect(bench, tuning, pair, singles=False)))
+
+
+def relayed_sum_of(bench: Bench, tuning: PhotoSet, a: Addition) -> str:
+    """The best weights of a second step of the new expert on what the old one said, and of that as it is."""
+    first, second = a.old, f"{a.old}; {a.new}@relay"
+    w = oracle.best_weights(oracle.collect(bench, tuning, (first, second), singles=False))
+    return f"{a.old}; {oracle.text_of(('keep@relay', f'{a.new}@relay'), w)}"
 
 
 def _set(scope: Scope, recipe: str, folder: str, photos: int, crop: int) -> PhotoSet:

@@ -43,7 +43,7 @@ class ExpertTraining:
     degradation: str = ""  # a recipe (`unires.degrade.recipe`), applied to each crop with its own seed
     minutes: float = 10.0
     steps: int = 1_000_000  # fewer stop sooner
-    crop: int = 256  # several times what the lowest kernels reach, or the network counts on borders
+    crop: int = 128  # less than networks are trained on: filters are frozen, and can't come to count on borders
     margin: int = 16  # cut off after degrading
     batch: int = 4
     rate: float = 2e-2  # falls linearly to zero
