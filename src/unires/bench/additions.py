@@ -96,10 +96,10 @@ def additions(bench: Bench, scope: Scope, model: str | None, out: Path) -> tuple
         found = bench.run([s], functools.partial(_always, ("input", "blind", *pair, *chosen)))
         results = Results([{**r, "method": chosen.get(r["method"], r["method"])} for r in found])
         better = max(pair, key=lambda m: results.mean(s.name, m).value)
-        means = [plain(results.mean(s.name, m)) for m in ("input", "blind", *pair)]
+        cells = [s.name, *(plain(results.mean(s.name, m)) for m in ("input", "blind", *pair))]
         for method in (SUM, RELAYED):
-            means += [plain(results.mean(s.name, method)), signed(results.gain(s.name, method, better))]
-        mixed.rows.append([s.name, *means])
+            cells += [plain(results.mean(s.name, method)), signed(results.gain(s.name, method, better))]
+        mixed.rows.append(cells)
         mixed.notes.append(f"{s.name}: the better one is {better}; sum `{'`, relayed `'.join(chosen)}`.")
         shown = {a.old: a.old, a.new: a.new, **{method: text for text, method in chosen.items()}}
         pictures.append(_picture(bench, s, shown, out))
@@ -109,23 +109,25 @@ def additions(bench: Bench, scope: Scope, model: str | None, out: Path) -> tuple
     same.notes.append("The same." if before == after else "NOT the same: adding an expert changed others.")
     alone.notes.append(scope.note(bench, singles))
     mixed.notes.append(
-        f"Weights: the best fixed ones on {scope.photos or TUNING_PHOTOS} training photos. Sum: both experts on the "
-        "photo, one step. Relayed: the old expert's estimate and what the new one makes of it, two steps. The better "
-        "one: of the two experts alone, on average here."
+        f"Weights: the best fixed ones, none negative, on {scope.photos or TUNING_PHOTOS} training photos. Sum: "
+        "both experts on the photo, one step. Relayed: the old expert's estimate and what the new one makes of it, two "
+        "steps. The better one: of the two experts alone, on average here."
     )
     return [alone, mixed, same, overview(Results(rows), "All measures")], pictures
 
 
 def sum_of(bench: Bench, tuning: PhotoSet, a: Addition) -> str:
-    """The best weights of one step of both experts on the photos of `tuning`."""
+    """The best weights of one step of both experts on the photos of `tuning`. None is negative: a few photos of random
+    severity led to extrapolation (-0.9 and 1.9) that other photos suffered from."""
     pair = (a.old, a.new)
-    return oracle.text_of(pair, oracle.best_weights(oracle.collect(bench, tuning, pair, singles=False)))
+    return oracle.text_of(pair, oracle.best_of_signs(oracle.collect(bench, tuning, pair, singles=False)))
 
 
 def relayed_sum_of(bench: Bench, tuning: PhotoSet, a: Addition) -> str:
-    """The best weights of a second step of the new expert on what the old one said, and of that as it is."""
+    """The best weights of a second step of the new expert on what the old one said, and of that as it is; none is
+    negative."""
     first, second = a.old, f"{a.old}; {a.new}@relay"
-    w = oracle.best_weights(oracle.collect(bench, tuning, (first, second), singles=False))
+    w = oracle.best_of_signs(oracle.collect(bench, tuning, (first, second), singles=False))
     return f"{a.old}; {oracle.text_of(('keep@relay', f'{a.new}@relay'), w)}"
 
 

@@ -88,8 +88,9 @@ def shard(unet: nn.Module, device: torch.device, world: int) -> None:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (world,))
-    for name, part in unet.named_children():
-        for level in part if name in ("down_blocks", "up_blocks") else [part] if name == "mid_block" else []:
+    for name in ("down_blocks", "mid_block", "up_blocks"):
+        part = unet.get_submodule(name)
+        for level in part.children() if isinstance(part, nn.ModuleList) else [part]:
             fully_shard(level, mesh=mesh)
     fully_shard(unet, mesh=mesh)
 
