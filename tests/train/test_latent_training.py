@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -104,23 +106,72 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **more}
 
 
-def test_two_processes_give_the_loss_of_one(config: Path, tmp_path: Path) -> None:
-    one = losses(train(config))
+def two_processes(config: Path, *changes: str) -> list[float]:
+    """The losses of a run on two processes, which talk through gloo; each has to end well."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     both = [
         subprocess.Popen(
-            command(config, f'run="{tmp_path / "two"}"'), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            command(config, *changes), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env=environment(RANK=r, LOCAL_RANK=r, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
         )
         for r in "01"
     ]  # fmt: skip
-    said = [process.communicate(timeout=300)[0] for process in both]
+    said = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert losses(said[0].splitlines()) == pytest.approx(one, abs=2e-5), said
-    a, b = weights(tmp_path / "run"), weights(tmp_path / "two")
-    assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-3  # Adam's steps magnify sums in another order
+    return losses(said[0].splitlines())
+
+
+def furthest(a: Path, b: Path) -> float:
+    """The greatest difference between two runs' weights."""
+    x, y = weights(a), weights(b)
+    assert x.keys() == y.keys()
+    return max(float((x[k] - y[k]).abs().max()) for k in x)
+
+
+def test_two_processes_give_the_loss_of_one(config: Path, tmp_path: Path) -> None:
+    one = losses(train(config))
+    assert two_processes(config, f'run="{tmp_path / "two"}"') == pytest.approx(one, abs=2e-5)
+    assert furthest(tmp_path / "run", tmp_path / "two") < 1e-3  # Adam's steps magnify sums in another order
+
+
+def test_two_that_share_the_weights_give_the_loss_of_one(config: Path, tmp_path: Path) -> None:
+    """FSDP, also continued: what was saved whole is shared out again; and one process alone goes on with it."""
+    one, run = losses(train(config)), f'run="{tmp_path / "shared"}"'
+    first = two_processes(config, run, "shard=true", "steps=2")
+    rest = two_processes(config, run, "shard=true", "steps=4")
+    last = losses(train(config, run))
+    assert [len(first), len(rest), len(last)] == [2, 2, 2]
+    assert first + rest + last == pytest.approx(one, abs=2e-5)
+    assert furthest(tmp_path / "run", tmp_path / "shared") < 1e-3
+
+
+def test_a_share_is_a_share() -> None:
+    """Of two processes each holds half of the weights, of what is in no level as well."""
+    code = (
+        "import torch, torch.distributed as dist\n"
+        "from unires.train.latent import shard\n"
+        "dist.init_process_group('gloo')\n"
+        "net = torch.nn.Module()\n"
+        "net.down_blocks = torch.nn.ModuleList([torch.nn.Linear(8, 8)])\n"
+        "net.up_blocks = torch.nn.ModuleList([torch.nn.Linear(8, 8)])\n"
+        "net.mid_block, net.conv_out = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)\n"
+        "shard(net, torch.device('cpu'), 2)\n"
+        "print(sum(p.to_local().numel() for p in net.parameters()), sum(p.numel() for p in net.parameters()))\n"
+        "dist.destroy_process_group()\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
+            env=environment(RANK=r, LOCAL_RANK=r, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
+        )
+        for r in "01"
+    ]  # fmt: skip
+    assert [process.communicate(timeout=600)[0].split() for process in both] == [["144", "288"]] * 2
 
 
 class Killed(Exception):
@@ -143,6 +194,29 @@ def test_a_killed_run_ends_in_the_same_weights(config: Path, tmp_path: Path, at:
     assert len(rest) == 6 - (at - 1) // 2 * 2 and rest == whole[-len(rest) :]
     a, b = weights(tmp_path / "run"), weights(tmp_path / "killed")
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_process_that_is_killed_at_a_random_step(config: Path, tmp_path: Path) -> None:
+    """By the system, whatever it is doing after that step, saving included."""
+    at, changes = random.randint(1, 5), [f'run="{tmp_path / "killed"}"']
+    with subprocess.Popen(command(config, *changes), stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        seen = next((line for line in process.stdout if line.startswith(f"step {at} ")), "")
+        process.kill()
+    assert seen and process.returncode != 0, at
+    train(config)
+    train(config, *changes)
+    a, b = weights(tmp_path / "run"), weights(tmp_path / "killed")
+    assert all(torch.equal(a[k], b[k]) for k in a), at
+
+
+def test_a_missing_and_a_broken_shard_are_named_once_and_skipped(config: Path, tmp_path: Path, photos: Path) -> None:
+    (tmp_path / "cut.tar").write_bytes(b"\1" * 700)
+    whole = [str(photos), str(tmp_path / "cut.tar"), str(tmp_path / "none.tar")]
+    said = train(config, f"data={json.dumps(whole)}")
+    for name in ("cut.tar", "none.tar"):
+        assert len([line for line in said if "skipped" in line and name in line]) == 1, said
+    assert len(losses(said)) == 6
 
 
 def test_a_run_that_can_t_be_continued(config: Path, tmp_path: Path) -> None:

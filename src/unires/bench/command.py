@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unires.bench import dials, document, named, page, parallel, plots, profile, report, sets, speed
@@ -23,7 +23,7 @@ QUALITY: dict[str, Quality] = {
     "experts": named.experts, "mixtures": named.mixtures, "composition": composition, "ablations": named.ablations,
     "search": searching, "main": named.main, "dial": dials.dial, "precision": dials.precision,
 }
-RUNS = (*QUALITY, "compare", "speed", "profile", "scale", "sets", "docs")
+RUNS = (*QUALITY, "new-experts", "compare", "speed", "profile", "scale", "sets", "docs")
 WORST_CASES = 24
 
 
@@ -46,6 +46,7 @@ class Wanted:
     device: str = "auto"
     model: str | None = None
     workers: int = 1
+    minutes: float = 8
     docs: str = "docs/benchmarks.md"
     words: tuple[str, ...] = ()
 
@@ -68,7 +69,7 @@ def run(wanted: Wanted) -> str:
         return f"Written to {wanted.docs}: {', '.join(found)}."
     if wanted.what in ("speed", "profile"):
         return _speed(wanted, out) if wanted.what == "speed" else _profile(wanted, out)
-    return _quality(wanted, out)
+    return _additions(wanted, out) if wanted.what == "new-experts" else _quality(wanted, out)
 
 
 def _list_sets(data: Path) -> str:
@@ -121,6 +122,20 @@ def open_bench(wanted: Wanted, out: Path) -> Bench:
 
     bench.spread = spread if wanted.workers > 1 else None
     return bench
+
+
+def _additions(wanted: Wanted, out: Path) -> str:
+    from unires.bench import additions
+    from unires.restore.restorer import pick_device
+
+    photos, device = Path(wanted.data) / additions.TRAINING, pick_device(wanted.device)
+    grown = additions.train(wanted.model, photos, out, wanted.minutes, device, log)
+    bench = open_bench(replace(wanted, model=str(grown)), out)
+    scope = named.Scope(Path(wanted.data), wanted.photos, wanted.crop)
+    tables, pictures = additions.additions(bench, scope, wanted.model, out)
+    facts = document.facts(wanted.words, bench.ours.restorer.device)
+    paths = report.write(tables, out, wanted.what, facts, pictures)
+    return "\n\n".join([*(t.text() for t in tables[:-1]), f"Written: {', '.join(map(str, paths))}"])
 
 
 def _pages(bench: Bench, scope: named.Scope, wanted: Wanted, out: Path) -> tuple[list[str], list[Path]]:

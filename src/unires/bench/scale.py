@@ -9,10 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from unires.compose.weights import Weights
+from unires.degrade.operators import smooth_depth
+from unires.denoise import number_type
 from unires.denoise.latent import LatentConfig, LatentDenoiser, LatentNet, library, times_of
-from unires.restore.latents import restore_latents
+from unires.photo.tiles import cut, plan_tiles
+from unires.restore.latents import TiledLatents, blend, restore_latents
 
 PARAMETERS = 865.9e6  # of Stable Diffusion 2's network
 AUTOENCODER = 83.7e6
@@ -58,10 +62,13 @@ def arithmetic(devices: int, recipe: Recipe = Recipe()) -> dict[str, float]:
     }
 
 
-def random_denoiser(device: str, kind: torch.dtype) -> LatentDenoiser:
-    """The full-size network and autoencoder with random weights, made in the number type it computes in."""
+def random_denoiser(device: str, kind: torch.dtype | None = None) -> LatentDenoiser:
+    """The full-size network and autoencoder with random weights, made in the number type it computes in. kind: None
+    asks the machine."""
     config = LatentConfig("velocity", dict(UNET), dict(VAE))
     diffusers = library("diffusers")
+    if kind is None:  # before there is a network, as that would take twice the memory to make
+        kind = number_type.choose(nn.Conv2d(320, 320, 3), torch.device(device))
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(kind)
@@ -75,8 +82,9 @@ def random_denoiser(device: str, kind: torch.dtype) -> LatentDenoiser:
     return LatentDenoiser(net, device, kind)
 
 
-def measure(device: str = "cpu", kind: torch.dtype = torch.bfloat16, steps: Sequence[int] = (1, 8)) -> Iterator[str]:
-    """Lines of figures: composed restores (two experts) of 512 x 512 pixels, seconds and the most memory so far."""
+def measure(device: str = "cpu", kind: torch.dtype | None = None, steps: Sequence[int] = (1, 8)) -> Iterator[str]:
+    """Lines of figures: composed restores (two experts) of 512 x 512 pixels, seconds and the most memory so far; then
+    how far decoding in tiles is from decoding in one piece. kind: None asks the machine."""
     torch.manual_seed(0)
     denoiser = random_denoiser(device, kind)
     facts = denoiser.facts
@@ -84,7 +92,7 @@ def measure(device: str = "cpu", kind: torch.dtype = torch.bfloat16, steps: Sequ
         f"{facts.parameters / 1e6:.1f} M parameters, {facts.number_type}, {device}, {torch.get_num_threads()} threads "
         f"({platform.machine()}): {memory(device)} once loaded"
     )
-    pixels = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0))
+    pixels = picture(512)
     weights = Weights.parse("denoise=0.6,dejpeg=0.4", facts.tasks)
     for number in steps:
         start, work = time.perf_counter(), time.process_time()
@@ -94,6 +102,39 @@ def measure(device: str = "cpu", kind: torch.dtype = torch.bfloat16, steps: Sequ
             f"512 x 512, two experts, steps: {number}: {seconds:.1f} s with the autoencoder ({work:.1f} s of processor "
             f"time), at most {memory(device)}"
         )
+    shared, alone, spread = agreement(denoiser, pixels)
+    yield (
+        f"decoding in four tiles and in one piece differ by {shared * 255:.2f} of 255 levels on average, with "
+        f"statistics of each tile's own by {alone * 255:.2f} (values spread with a deviation of {spread * 255:.1f})"
+    )
+
+
+def picture(side: int) -> Tensor:
+    """Something with large shapes and fine texture, 1 x 3 x side x side in [0, 1]: what tiles could disagree about."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = smooth_depth(torch.zeros(4, 3, side, side), generator, knots=5)
+    texture = 0.3 * shapes[3] * torch.randn(3, side, side, generator=generator)
+    return (shapes[:3, 0] + texture).clamp(0, 1)[None]
+
+
+def agreement(denoiser: LatentDenoiser, pixels: Tensor) -> tuple[float, float, float]:
+    """How far decoding in overlapping tiles of three quarters of the side, smaller than any restore makes, is from
+    decoding in one piece: mean absolute difference, pixels in [0, 1], with the statistics of the whole picture and with
+    each tile's own; and the standard deviation of what is decoded, which they have to be seen against.
+
+    pixels: 1 x 3 x H x H, sides multiples of 64."""
+    r = denoiser.facts.reduction
+    side = pixels.shape[-1] // r
+    plans = (
+        plan_tiles(side * k, side * k, side * 3 // 4 * k, side * 3 // 8 * k, margin=side // 8 * k, multiple=2 * k)
+        for k in (1, r)
+    )
+    tiled = TiledLatents(denoiser, *plans)
+    latents = denoiser.encode(pixels)
+    whole, parts = denoiser.decode(latents), tiled.decode(latents)
+    alone = blend(tiled.pixels, (denoiser.decode(cut(latents, window)) for window in tiled.plan))
+    shared, own = (float((p - whole).abs().mean()) for p in (parts, alone))
+    return shared, own, float(whole.std())
 
 
 def counted() -> dict[str, float]:

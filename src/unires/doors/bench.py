@@ -17,6 +17,7 @@ Measures restorers on photos whose truth is known, and prints tables.
   unires bench main                experts, mixtures, real photos, and other people's restorers
   unires bench dial                more steps and less fidelity: what they cost and buy
   unires bench precision           half against full precision
+  unires bench new-experts         trains experts for haze and low light, and measures them, alone and beside old ones
   unires bench compare --set real-noise --method input --method blind --method "cmd:prog {input} {output}"
                                    any methods on any sets
   unires bench speed               what a pass costs, as multiples of a reference convolution
@@ -54,6 +55,7 @@ def add_parser(commands: Any) -> None:
     add("--pyiqa", action="append", default=[], metavar="MEASURE",
         help="one more measure by its name in the package pyiqa, e.g. niqe (may be repeated; non-commercial licence)")
     add("--workers", type=int, default=1, metavar="N", help="processes; with more than one, no times are taken")
+    add("--minutes", type=float, default=8, metavar="N", help="new-experts: how long to train each (%(default)s)")
     add("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where to compute")
     add("--model", metavar="FOLDER", help="another model's folder (default: the one that is shipped)")
 
@@ -65,5 +67,5 @@ def run_bench(args: argparse.Namespace) -> None:
         what="speed" if args.speed else args.what or "", sets=tuple(args.sets), methods=tuple(args.methods),
         against=args.against, data=args.data, out=args.out, photos=args.photos, crop=args.crop, peers=args.peers,
         pages=args.pages, lpips=args.lpips, extra=tuple(args.pyiqa), device=args.device, model=args.model,
-        workers=args.workers, words=("unires", *sys.argv[1:]),
+        workers=args.workers, minutes=args.minutes, words=("unires", *sys.argv[1:]),
     )))

@@ -19,7 +19,7 @@ Trains a latent model, on any number of devices; a run that was stopped goes on 
 
   unires train-latent configs/paper.toml
   accelerate launch --num_processes 8 -m unires train-latent configs/paper.toml
-  accelerate launch --num_processes 8 --use_fsdp -m unires train-latent configs/paper.toml
+  accelerate launch --num_processes 8 -m unires train-latent configs/paper.toml --set shard=true
 """
 CEILING_HELP = """\
 Says what a latent model's autoencoder alone leaves of a clean photo, encoded and decoded: the ceiling of fidelity for

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unires.compose.experts import KEEP
 from unires.degrade.recipe import Recipe
+from unires.denoise import number_type
 from unires.denoise.checkpoint import load_net, new_folder, read_config, save_with_task
 from unires.denoise.compact import CompactConfig, CompactDenoiser, CompactNet
 from unires.errors import OptionError, UniresError, shown
@@ -42,7 +43,7 @@ class ExpertTraining:
     degradation: str = ""  # a recipe (`unires.degrade.recipe`), applied to each crop with its own seed
     minutes: float = 10.0
     steps: int = 1_000_000  # fewer stop sooner
-    crop: int = 256  # several times what the lowest kernels reach, or the network counts on borders
+    crop: int = 128  # less than networks are trained on: filters are frozen, and can't come to count on borders
     margin: int = 16  # cut off after degrading
     batch: int = 4
     rate: float = 2e-2  # falls linearly to zero
@@ -126,6 +127,7 @@ def train(net: CompactNet, crops: Crops, c: ExpertTraining, log: Log) -> tuple[i
     torch.manual_seed(c.seed)
     own = net.requires_grad_(False).added[-1].requires_grad_()
     device, tasks = own.device, len(net.config.tasks)
+    kind = number_type.choose(net, device)  # bf16 only where it is faster: some processors emulate it
     uncertainty = objective.Uncertainty(tasks).to(device)
     optimizer = torch.optim.Adam([own, *uncertainty.parameters()], lr=c.rate, betas=(0.9, 0.99))
     host, noise = torch.Generator().manual_seed(c.seed + 1), torch.Generator(device).manual_seed(c.seed + 2)
@@ -134,7 +136,7 @@ def train(net: CompactNet, crops: Crops, c: ExpertTraining, log: Log) -> tuple[i
     started, step, window = time.monotonic(), 0, list[float]()
     while (left := 1 - max(step / c.steps, (time.monotonic() - started) / 60 / c.minutes)) > 0:
         clean, degraded = (x.to(device) for x in crops.draw(c.batch, host))
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
             value, _ = objective.loss(net, uncertainty, clean, degraded, task, unknown, unknown, noise, task_dropout=0,
                                       severity_dropout=1)  # fmt: skip
         for group in optimizer.param_groups:

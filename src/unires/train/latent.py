@@ -1,4 +1,5 @@
-"""Training of latent models, the paper's recipe, through accelerate: one process or many, DDP or FSDP.
+"""Training of latent models, the paper's recipe, through accelerate: one process or many, with copies of the
+weights (DDP) or shares of them (FSDP).
 
 Every sample follows from (seed, step, lane) and the lane's place in the data alone, whatever process makes it: so the
 loss does not depend on the number of processes, and a run that was killed goes on as if it had not been."""
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from unires.degrade import isolated
 from unires.denoise.checkpoint import load_latent, save_latent
@@ -56,6 +57,7 @@ class LatentTraining:
     margin: int = 16  # cut off after degrading
     precision: str = "bf16"  # or "no"
     checkpointing: bool = True  # trades a third more time for most of the memory
+    shard: bool = False  # each process holds its share of weights, gradients and optimizer (FSDP), not a copy (DDP)
     save_steps: int = 1000
     log_steps: int = 100
     seed: int = 0
@@ -77,6 +79,20 @@ class LatentTraining:
         """From a TOML file; `changes`, lines in TOML, win. Raises UniresError naming the unknown option."""
         config: LatentTraining = build(cls, read_values(path, changes), "")
         return config
+
+
+def shard(unet: nn.Module, device: torch.device, world: int) -> None:
+    """Spread the weights over all processes, level by level: each is gathered only while it computes (FSDP's second
+    version, Zhao et al. 2023, "PyTorch FSDP"). By torch itself, as accelerate's way leaves processors out."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (world,))
+    for name in ("down_blocks", "mid_block", "up_blocks"):
+        part = unet.get_submodule(name)
+        for level in part.children() if isinstance(part, nn.ModuleList) else [part]:
+            fully_shard(level, mesh=mesh)
+    fully_shard(unet, mesh=mesh)
 
 
 class LatentTrainer:
@@ -102,8 +118,13 @@ class LatentTrainer:
         if config.checkpointing:
             unet.enable_gradient_checkpointing()
         unet.train()
+        share = config.shard and world > 1
+        if share:
+            shard(unet, self.device, world)
         adam = torch.optim.AdamW(unet.parameters(), lr=config.rate, weight_decay=config.weight_decay)
-        self.net.unet, self.optimizer = self.accelerator.prepare(unet, adam)
+        # for evaluation, which it is not: so that it gets its number types, but not DDP's wrapping
+        self.net.unet = self.accelerator.prepare_model(unet, evaluation_mode=share)
+        self.optimizer = self.accelerator.prepare_optimizer(adam)
         self.step, self.told = 0, set[str]()
         places: list[Place] = [(0, 0)] * config.batch
         if (self.folder / STATE).exists():
