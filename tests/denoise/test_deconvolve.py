@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unires.degrade import isolated, kernels, operators
 from unires.denoise.compact import CompactNet
-from unires.denoise.deconvolve import EXTENTS, deconvolve, transfer
+from unires.denoise.deconvolve import EXTENTS, REACH, deconvolve, transfer
 
 BLURS = [("defocus-deblur", 2.5, 0.0), ("motion-deblur", 9.0, 0.4), ("motion-deblur", 9.0, 2.2)]
 
@@ -77,6 +77,17 @@ def test_the_network_sees_it_only_where_a_blur_is_known(tiny_net: Any) -> None:
     assert seen(0.5, 0.3) == [True, True, False, False]
     assert seen(0.5, torch.nan) == [False, True, False, False]
     assert seen(-1, 0.3) == seen(0.5, 0.3, there=False) == [False] * 4
+
+
+@pytest.mark.parametrize("task", EXTENTS)
+def test_what_is_far_away_is_not_seen(task: str) -> None:
+    """So that a tile's middle is what it would be in the whole photo."""
+    x = torch.rand(1, 3, 200, 220, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    part = slice(20, 180)
+    inner = slice(REACH, 160 - REACH)
+    whole, tile = (deconvolve(v, task, torch.tensor([0.8]), torch.ones(1)) for v in (x, x[..., part, part]))
+    torch.testing.assert_close(whole[..., part, part][..., inner, inner], tile[..., inner, inner], atol=2e-4, rtol=0)
+    assert float((whole[..., part, part] - tile)[..., :8, :8].abs().max()) > 0.01
 
 
 def test_small_pictures_are_mirrored_as_far_as_they_go() -> None:

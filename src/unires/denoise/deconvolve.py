@@ -13,7 +13,8 @@ from torch import Tensor
 EXTENTS = {"motion-deblur": (1.5, 31.0), "defocus-deblur": (0.3, 6.0)}
 """Pixels at severity 0 and 1 (on a logarithmic scale between): a path's length, an aperture's radius."""
 REGULARISATION = (0.03, 0.3)
-MARGIN = 48  # pixels that a picture is mirrored by, as its edges would ring otherwise
+REACH = 64  # pixels from which a filter takes; 0.01 dB are lost against one without end, 0.1 with 48, 0.2 with 32
+SIDE = 2 * REACH + 1  # of its kernel
 
 
 def transfer(task: str, extent: Tensor, angle: Tensor, height: int, width: int) -> Tensor:
@@ -37,17 +38,38 @@ def deconvolve(pixels: Tensor, task: str, severity: Tensor, angle: Tensor) -> Te
     """B x 3 x H x W in [-1, 1] to B x 6 x H x W: less and more regularised, each as the change that it makes.
 
     Wiener's filter H / (H^2 + r f^2), as photos' power falls with f^2, in light that is taken to be the square of
-    the pixels' values. severity: B, 0 to 1; angle: B, radians."""
+    the pixels' values. Its kernel fades out over REACH pixels, so that what lies farther away, beyond a tile's border
+    for one, is not seen. severity: B, 0 to 1; angle: B, radians."""
     height, width = pixels.shape[-2:]
-    down, right = min(MARGIN, height - 1), min(MARGIN, width - 1)
-    x = F.pad((pixels + 1) / 2, (right, right, down, down), "reflect")
-    low, high = EXTENTS[task]
+    x = _mirrored((pixels + 1) / 2, REACH)
     rows, columns = x.shape[-2:]
-    h = transfer(task, low * (high / low) ** severity, angle, rows, columns)[:, None]
-    fy, fx = torch.fft.fftfreq(rows, device=x.device)[:, None], torch.fft.rfftfreq(columns, device=x.device)
-    light = torch.fft.rfft2(x.square())
-    sharp = [  # at f = 0 the filter is one, as H is
-        torch.fft.irfft2(light * (h / (h.square() + r * (fy**2 + fx**2))), s=(rows, columns)) for r in REGULARISATION
-    ]
-    values = torch.cat(sharp, dim=1)[..., down : down + height, right : right + width].clamp(0, 1).sqrt() * 2 - 1
-    return values - pixels.repeat(1, len(REGULARISATION), 1, 1)
+    light, values = torch.fft.rfft2(x.square()), []
+    for kernel in _kernels(task, severity, angle):
+        placed = F.pad(kernel, (0, columns - SIDE, 0, rows - SIDE)).roll((-REACH, -REACH), (1, 2))
+        values.append(torch.fft.irfft2(light * torch.fft.rfft2(placed)[:, None], s=(rows, columns)))
+    sharp = torch.cat(values, dim=1)[..., REACH : REACH + height, REACH : REACH + width]
+    return sharp.clamp(0, 1).sqrt() * 2 - 1 - pixels.repeat(1, len(REGULARISATION), 1, 1)
+
+
+def _mirrored(x: Tensor, margin: int) -> Tensor:
+    """With `margin` more pixels on each side: mirrored, as edges would ring otherwise, and repeated where too small."""
+    down, right = min(margin, x.shape[-2] - 1), min(margin, x.shape[-1] - 1)
+    x = F.pad(x, (right, right, down, down), "reflect")
+    return F.pad(x, (margin - right, margin - right, margin - down, margin - down), "replicate")
+
+
+def _kernels(task: str, severity: Tensor, angle: Tensor) -> list[Tensor]:
+    """The filter's kernel for each regularisation, B x SIDE x SIDE, centred, with a sum of one."""
+    low, high = EXTENTS[task]
+    n = 4 * REACH
+    h = transfer(task, low * (high / low) ** severity, angle, n, n)
+    fy, fx = torch.fft.fftfreq(n, device=h.device)[:, None], torch.fft.rfftfreq(n, device=h.device)
+    ramp = torch.arange(-REACH, REACH + 1, device=h.device)
+    fade = (math.pi / 2 * (torch.hypot(ramp[:, None].float(), ramp.float()) / (REACH + 1)).clamp(max=1)).cos().square()
+    kernels = []
+    for r in REGULARISATION:
+        whole = torch.fft.irfft2(h / (h.square() + r * (fy**2 + fx**2)), s=(n, n))
+        kernel = whole.roll((REACH, REACH), (1, 2))[:, :SIDE, :SIDE] * fade
+        kernels.append(kernel / kernel.sum(dim=(1, 2), keepdim=True))
+    return kernels
+
