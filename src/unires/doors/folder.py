@@ -20,8 +20,9 @@ def run(args: argparse.Namespace) -> None:
     if not args.output:
         raise OptionError("A folder needs a place for the results: add -o OUT.")
     options = {
-        "weights": args.weights, "steps": args.steps, "fidelity": args.fidelity, "scale": args.scale, "seed": args.seed
-    }
+        "weights": args.weights, "steps": args.steps, "fidelity": args.fidelity, "scale": args.scale, "seed": args.seed,
+        "detail": args.detail,
+    }  # fmt: skip
     encode = {"format": args.format, "quality": args.quality, "bit_depth": args.bit_depth}
     bar = FolderLine()
     report = restore_all(
