@@ -209,6 +209,7 @@ class Machine:
 
         patch.setattr(torch.nn.functional, "conv2d", conv2d)
         patch.setattr(number_type.time, "perf_counter", lambda: self.now)
+        patch.setattr(number_type, "has_bf16", lambda: True)
 
 
 @pytest.mark.parametrize(
@@ -228,6 +229,14 @@ def test_bf16_is_chosen_only_where_it_is_faster_and_right(
     net = tiny_net(widths=(16, 16))
     Machine(monkeypatch, **machine)
     assert number_type.choose(net, torch.device("cpu")) == expected
+
+
+def test_a_processor_without_bf16_is_not_even_timed(
+    tiny_net: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch)
+    monkeypatch.setattr(number_type, "has_bf16", lambda: False)
+    assert number_type.choose(tiny_net(widths=(16, 16)), torch.device("cpu")) == torch.float32 and machine.now == 0
 
 
 def test_the_choice_is_quick(tiny_net: Callable[..., Any]) -> None:

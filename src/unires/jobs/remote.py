@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import secrets
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
@@ -233,8 +232,8 @@ class _Worker:
         self.job, self.restore = job, settings.load()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        # pickled, as a table's columns can't hold every name that a file may have
-        return {"outcome": pickle.dumps(self.job.one(pickle.loads(row["item"]), self.restore))}
+        # as JSON, whose escapes hold every name that a file may have; a table's columns don't
+        return {"outcome": json.dumps(asdict(self.job.one(Item(**json.loads(row["item"])), self.restore)))}
 
 
 def _by_ray(job: Job, items: Sequence[Item], settings: Settings, workers: int | None) -> Generator[Outcome, None, None]:
@@ -261,14 +260,14 @@ def _by_ray(job: Job, items: Sequence[Item], settings: Settings, workers: int | 
         # few enough that all workers end together, and that little is looked at again after a death
         together = min(max(len(items) // (8 * count), 1), MOST_TOGETHER)
         rows = ray.data.from_items(
-            [{"item": pickle.dumps(item)} for item in items], override_num_blocks=-(-len(items) // together)
+            [{"item": json.dumps(asdict(item))} for item in items], override_num_blocks=-(-len(items) // together)
         )
         done = rows.map(
             _Worker, fn_constructor_args=(job, settings, threads), compute=ray.data.ActorPoolStrategy(size=count),
             num_cpus=threads, num_gpus=gpus,
         )
         for row in done.iter_rows():
-            yield pickle.loads(row["outcome"])
+            yield Outcome(**json.loads(row["outcome"]))
     except ray.exceptions.RayError as error:
         if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, UniresError):
             raise  # a fault of UniRes, not of the cluster
