@@ -44,7 +44,8 @@ def test_chains_have_every_order() -> None:
 
 def test_the_table(routed: str, data: Path, tmp_path: Path) -> None:
     bench = Bench(Ours(routed, "cpu", "float32"), Store(tmp_path / "results.jsonl"), log=lambda line: None)
-    table, less, alone, _ = composition(bench, Scope(data, photos=1, crop=48))
+    table, less, alone, _ = composition(bench, Scope(data, photos=1, crop=48, methods=("search:climb",)))
+    assert "climbed" in table.head and "grid" not in table.head and "climbed" in [row[0] for row in less.rows]
     rows = [dict(zip(table.head, row, strict=True)) for row in table.rows]
     assert len(rows) == len(TEST) + 1 and rows[-1]["mixture"] == "mean"
     for row in rows[:-1]:
