@@ -6,7 +6,7 @@
     blind, denoise, ...          one expert; or any weights: "denoise=0.7,motion-deblur=0.3; dejpeg@relay"
     chain:denoise>motion-deblur  one after the other, each on the result of the one before
     search:grid                  the best of the paper's 1,512 weights, by the harm that the router sees left;
-                                 search:frequent: of the sets that win most often; search:climb: by gradient
+                                 search:frequent: of `presets.FREQUENT`; search:climb: by gradient
     ... [steps=8 fidelity=0]     dials after it, in brackets; exact=1: computed in float32; maps=0: with default, the
                                  router's weights, but the same for all places; ensemble=8: the mean of eight views
     bm3d, nlm, ...               peers (`unires.bench.peers`)
