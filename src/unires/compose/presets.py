@@ -12,8 +12,8 @@ from unires.compose.weights import Weights
 MOST_STEPS = 8
 CRISPEST = 0.3  # weight of the reduced photo's estimate at fidelity 0
 FREQUENT = ("super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg", "keep")
-"""What `search:frequent` chooses from: each expert alone. The sets that `unires bench search` finds to win most often on
-tuning mixtures belong here; it has not been run for the shipped weights yet."""
+"""What `search:frequent` chooses from: each expert alone. The sets that `unires bench search` finds to win most often
+on tuning mixtures belong here; it has not been run for the shipped weights yet."""
 
 
 def default_weights(scale: float, tasks: Sequence[str]) -> Weights:
