@@ -25,7 +25,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 soak: setup
-	$(BIN)/python -m pip install --quiet -e ".[ray]"
+	$(BIN)/python -m pip install --quiet -e ".[soak]"
 	$(BIN)/python -m pytest tests/conformance tests/jobs/test_remote.py -m "soak or not soak" --figures
 
 fuzz: setup
