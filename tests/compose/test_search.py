@@ -8,7 +8,6 @@ import torch
 from unires.compose import quality, search
 from unires.compose.router import Router, RouterConfig
 from unires.degrade.isolated import TASKS
-from unires.errors import UniresError
 from unires.train.router import STEPS
 
 
@@ -62,11 +61,3 @@ def test_the_routers_quality_can_be_climbed() -> None:
     assert said.shape == (2,)
     (slope,) = torch.autograd.grad(said.sum(), x)
     assert float(slope.abs().max()) > 0
-
-
-def test_pyiqa_is_asked_for_by_name() -> None:
-    try:
-        import pyiqa  # noqa: F401
-    except ImportError:
-        with pytest.raises(UniresError, match="pyiqa"):
-            quality.from_pyiqa("musiq")

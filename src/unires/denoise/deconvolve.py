@@ -72,4 +72,3 @@ def _kernels(task: str, severity: Tensor, angle: Tensor) -> list[Tensor]:
         kernel = whole.roll((REACH, REACH), (1, 2))[:, :SIDE, :SIDE] * fade
         kernels.append(kernel / kernel.sum(dim=(1, 2), keepdim=True))
     return kernels
-
