@@ -81,6 +81,17 @@ def test_the_residual_is_scaled_by_the_total_precision(tiny_net: Any) -> None:
     assert float(f.detach().std()) > 0.1
 
 
+def test_what_is_zero_is_left_out_and_changes_nothing(tiny_net: Any) -> None:
+    net = tiny_net()
+    z, t, c, task, severity, seen = inputs(6)
+    d = net.deconvolved(c, task, severity, seen, torch.zeros(1))
+    m = net.modulation(torch.ones_like(t), task, severity, seen)
+    assert d is not None
+    for known in (d, torch.zeros_like(d)):
+        whole = net.residual(torch.zeros_like(z), c, known, m)
+        torch.testing.assert_close(net.residual(None, c, known if known.any() else None, m), whole)
+
+
 def test_at_t_1_nothing_depends_on_the_sample(tiny: Any) -> None:
     c = noise(1, 3, 24, 24, seed=2)
     first, second = (tiny.predict(noise(1, 3, 24, 24, seed=s) * 5, 1.0, c, ["denoise"]) for s in (0, 1))

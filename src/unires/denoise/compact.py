@@ -167,14 +167,15 @@ class CompactNet(nn.Module):
                 out[chosen] = deconvolve(c[chosen], name, known, turned)
         return out
 
-    def residual(self, z: Tensor, c: Tensor, d: Tensor | None, modulation: Tensor) -> Tensor:
+    def residual(self, z: Tensor | None, c: Tensor, d: Tensor | None, modulation: Tensor) -> Tensor:
         """F: B x 3 x H x W from z and c of the same shape and d of twice as many channels, sides multiples of
-        `config.multiple`."""
+        `config.multiple`. What is zero (z at t = 1, d where no blur is known) is None and costs nothing."""
         weight = self.enter.weight
         parts = iter(torch.split(modulation[:, :, None, None], self.modulated, dim=1))
-        seen = [z, c] if d is None else [z, c, d]
-        x = F.pixel_unshuffle(torch.cat(seen, dim=1).to(weight.dtype), 2).contiguous(memory_format=torch.channels_last)
-        x = F.conv2d(x, weight[:, : x.shape[1]], self.enter.bias, padding=1)  # what is zero is left out
+        seen = torch.cat([part for part in (z, c, d) if part is not None], dim=1)
+        x = F.pixel_unshuffle(seen.to(weight.dtype), 2).contiguous(memory_format=torch.channels_last)
+        first = 4 * c.shape[1] if z is None else 0
+        x = F.conv2d(x, weight[:, first : first + x.shape[1]], self.enter.bias, padding=1)
         skips: list[Tensor] = []
         for i, blocks in enumerate(self.down):
             x = _run(blocks, x, parts)
@@ -209,7 +210,7 @@ class CompactNet(nn.Module):
         modulation = self.modulation(t, task, severity, has_condition)
         # alpha z, not z: what carries no signal at t = 1 must not carry noise into the network either
         d = self.deconvolved(condition, task, severity, has_condition, angle)
-        out = self.residual(alpha * z, condition, d, modulation).float()
+        out = self.residual(alpha * z if bool(alpha.any()) else None, condition, d, modulation).float()
         base = (alpha / sigma**2 / total * z).addcmul_(p_c / total, condition)
         return base.addcmul_(out, total.rsqrt())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import math
 import os
 import signal
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import unires
-from unires.doors import bench, expert, folder, inspect, latent
+from unires.doors import bench, dial, expert, folder, inspect, latent
 from unires.errors import OptionError, UniresError, nearest, shown
 
 
@@ -116,6 +118,7 @@ def build_parser() -> Parser:
     many.add_argument("--report", metavar="FILE", help="write what became of each photo, as JSON")
 
     _common(inspect.add_parser(commands))
+    _common(dial.add_parser(commands))
 
     degrade = commands.add_parser("degrade", help="make a photo worse on purpose", description=DEGRADE_HELP)
     degrade.set_defaults(run=run_degrade, parser=degrade)
@@ -276,6 +279,8 @@ def main(words: Sequence[str] | None = None) -> int:
         if threading.current_thread() is threading.main_thread():  # others may not set signals
             # SIGTERM ends as Ctrl-C does, so that what is being written is removed
             signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if words is None:  # the program ends here: to look through all of torch for garbage takes half a second
+            atexit.register(gc.freeze)
         args = build_parser().parse_or_refuse(sys.argv[1:] if words is None else words)
         if not hasattr(args, "run"):
             build_parser().print_help()
