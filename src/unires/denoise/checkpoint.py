@@ -59,9 +59,10 @@ def load_net(folder: Path | None = None) -> CompactNet:
         raise UniresError(f"The checkpoint {shown(folder)} is no compact model.")
     with _damage(folder):
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-        net = CompactNet(CompactConfig(**values))
+        with torch.device("meta"):  # what is about to be replaced need not be drawn at random
+            net = CompactNet(CompactConfig(**values))
         weights = load_file(folder / "model.safetensors")
-        net.load_state_dict({k: v.float() for k, v in weights.items()})
+        net.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
     return net
 
 
