@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from unires.compose.blur import Fit
+from unires.compose.blur import CERTAIN, Fit
 from unires.compose.spectrum import WINDOW, spectra
 from unires.degrade.isolated import severity_of, strength_of
 from unires.degrade.recipe import Recipe
 
 
 def plane(photo: Any, recipe: str) -> torch.Tensor:
-    mean: torch.Tensor = spectra(Recipe.parse(recipe)(photo, seed=0))[1][0]
+    mean: torch.Tensor = spectra(Recipe.parse(recipe)(photo, seed=0))[1][0].mean(dim=(0, 1))
     assert mean.shape == (WINDOW, WINDOW // 2 + 1)
     return mean
 
@@ -28,9 +28,9 @@ def near(task: str, size: float) -> float:
 @pytest.mark.parametrize(("length", "degrees"), [(7, 20), (12, 110), (16, 0)])
 def test_motion(photo: Any, length: float, degrees: float, start: float) -> None:
     fit = Fit(plane(photo, f"motion(length={length}, angle={degrees}) + noise(sigma=1)"), clean=True)
-    hint = fit.hint("motion-deblur", near("motion-deblur", length * start))
+    hint, evidence = fit.hint("motion-deblur", near("motion-deblur", length * start))
     assert strength_of("motion-deblur", hint.severity) == pytest.approx(length, rel=0.06)
-    assert hint.angle is not None
+    assert hint.angle is not None and evidence > 4 * CERTAIN
     off = (hint.angle - math.radians(degrees) + math.pi / 2) % math.pi - math.pi / 2
     assert abs(off) < 0.04
 
@@ -39,18 +39,27 @@ def test_motion(photo: Any, length: float, degrees: float, start: float) -> None
 @pytest.mark.parametrize("radius", [2, 3, 4])
 def test_defocus(photo: Any, radius: float, start: float) -> None:
     fit = Fit(plane(photo, f"defocus(radius={radius}) + noise(sigma=1)"), clean=True)
-    hint = fit.hint("defocus-deblur", near("defocus-deblur", radius * start))
+    hint, evidence = fit.hint("defocus-deblur", near("defocus-deblur", radius * start))
     assert strength_of("defocus-deblur", hint.severity) == pytest.approx(radius, rel=0.06)
-    assert hint.angle is None
+    assert hint.angle is None and evidence > CERTAIN
 
 
 @pytest.mark.parametrize("cover", ["noise(sigma=12)", "jpeg(quality=40)"])
 def test_under_noise_or_jpeg_the_direction_is_still_seen(photo: Any, cover: str) -> None:
     fit = Fit(plane(photo, f"motion(length=12, angle=60) + {cover}"), clean=False)
-    hint = fit.hint("motion-deblur", near("motion-deblur", 13))
+    hint, evidence = fit.hint("motion-deblur", near("motion-deblur", 13))
     assert hint.severity == pytest.approx(near("motion-deblur", 13))  # its size is believed as it was read
-    assert hint.angle == pytest.approx(math.radians(60), abs=0.09)
+    assert hint.angle == pytest.approx(math.radians(60), abs=0.09) and evidence > CERTAIN
 
 
 def test_a_sharp_photo_has_no_direction(photo: Any) -> None:
-    assert Fit(spectra(photo)[1][0], clean=True).hint("motion-deblur", 0.6).angle is None
+    hint, evidence = Fit(spectra(photo)[1][0].mean(dim=(0, 1)), clean=True).hint("motion-deblur", 0.6)
+    assert hint.angle is None and evidence < CERTAIN
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_flat_picture_has_no_blur(clean: bool) -> None:
+    flat = spectra(torch.full((1, 3, 100, 80), 0.5))[1][0].mean(dim=(0, 1))
+    for task in ("motion-deblur", "defocus-deblur"):
+        hint, evidence = Fit(flat, clean).hint(task, 0.5)
+        assert hint.angle is None and hint.severity == pytest.approx(0.5) and evidence <= 0

@@ -38,12 +38,13 @@ def test_untrained_it_trusts_the_first_of_each_step(router: Router, photo: Any) 
 def test_weights_sum_to_one_at_every_place(router: Router, photo: Any) -> None:
     look = stirred(router).look(spectra(photo)[0])
     assert look.shape[-2:] == (256 // CELL, 256 // CELL)
-    presence, severity, harm, _ = router.judge(look)
+    plane = spectra(photo)[1][0].mean(dim=(0, 1))
+    known, _ = router.known(*(v[0] for v in router.judge(look)[:3]), plane)
     for step in range(2):
-        row, passes = router.decide(look, (presence, severity, harm), step)
+        row, passes = router.decide(look, known[None], step)
         assert passes.shape == (1, len(STEPS[step])) and float(passes.min()) == 0 < float(passes.max()) < 1
         torch.testing.assert_close(row.sum(dim=1), torch.ones_like(row[:, 0]))
-    w = router.reading(look, spectra(photo)[1][0]).weights
+    w = router.reading(look, plane).weights
     torch.testing.assert_close(w.values.sum(dim=1), torch.ones_like(w.values[:, 0]))
     assert w.steps == 2 and w.values.dim() == 4
 
@@ -91,7 +92,7 @@ def test_what_is_found_is_sorted_and_told(router: Router, photo: Any) -> None:
     changes = {"present": present, "harm": torch.tensor([-30.0, 0.0, 0.0, -20.0, -25.0])}
     reading = router.read(photo)
     assert type(reading)(**{**vars(reading), **changes}).found == ["denoise", "dejpeg", "super-resolution"]
-    told = router.hints(present.logit(), severity, spectra(photo)[1][0])
+    _, told = router.known(present.logit(), severity, torch.zeros(5), spectra(photo)[1][0].mean(dim=(0, 1)))
     assert {task: hint.severity for task, hint in told.items()} == pytest.approx(
         {"denoise": 0.4, "dejpeg": 0.5, "super-resolution": 0.1, "motion-deblur": 0.2}
     )  # noise is there: the blur's size stays as it was read

@@ -27,8 +27,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory, astronaut: Any) -> Path:
 
 def trainer(photos: Path, tiny_folder: Path, tmp_path: Path, **changes: Any) -> RouterTrainer:
     config = {
-        "clean": (str(photos),), "model": str(tiny_folder), "run": str(tmp_path / "run"), "crop": 64, "margin": 8,
-        "report_samples": 8, "samples": 8, "report_rounds": 5, "rounds": 5, "charge": 0.0,
+        "clean": (str(photos),), "model": str(tiny_folder), "run": str(tmp_path / "run"), "crop": 64, "seen": 96,
+        "asked": 32, "margin": 8, "report_samples": 8, "samples": 8, "report_rounds": 5, "rounds": 5, "charge": 0.0,
     }  # fmt: skip
     return RouterTrainer(RouterTraining(**config | changes), log=lambda line: None)
 
@@ -76,9 +76,9 @@ def test_a_run_leaves_a_router_that_judges_as_it_did(photos: Path, tiny_folder: 
     assert router is not None
     sample = t.open(1)[0]
     t.judge([sample])
-    presence, severity, harm, _ = router.judge(router.look(sample.spectra[None].float()))
-    for ours, kept in zip(sample.judged, (presence, severity, harm), strict=True):
-        torch.testing.assert_close(ours, kept[0], atol=0.02, rtol=0.02)
+    judged = router.judge(router.look(sample.spectra[None].float()))[:3]
+    known, _ = router.known(*(v[0] for v in judged), sample.plane)
+    torch.testing.assert_close(sample.known, known, atol=0.02, rtol=0.02)
     assert float(router.weigh[0].leave.weight.abs().max()) > 0 < float(router.weigh[1].leave.weight.abs().max())
 
 
@@ -114,7 +114,7 @@ def test_a_report_is_kept_for_new_experts(photos: Path, tiny_folder: Path, tmp_p
 
 def test_regions_stay_clean(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     t = trainer(photos, tiny_folder, tmp_path, region_share=1.0)
-    clean, mixture, where = t.draw(3, 16)
+    clean, mixture, where = t.draw(3, 16, 64)
     outside = (where == 0).expand_as(clean)
     assert outside.any() and (where == 1).any()
     assert torch.equal(mixture.degraded[outside], clean[outside])
@@ -125,8 +125,9 @@ def test_refusals(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
         RouterTrainer(RouterTraining(model=str(tiny_folder)))
     with pytest.raises(UniresError, match="no router of this shape"):
         trainer(photos, tiny_folder, tmp_path, start_from=str(tmp_path))
-    with pytest.raises(UniresError, match="whole cells of 32"):
-        trainer(photos, tiny_folder, tmp_path, crop=60)
+    for sizes in ({"crop": 60}, {"asked": 40}, {"seen": 112}, {"seen": 32, "asked": 96}):
+        with pytest.raises(UniresError, match="whole cells of 32"):
+            trainer(photos, tiny_folder, tmp_path, **sizes)
     file = tmp_path / "r.toml"
     file.write_text("sampels = 3\n")
     with pytest.raises(UniresError, match="samples"):

@@ -18,8 +18,9 @@ from unires.denoise.interface import Hint
 
 FAINT = 4.0  # power, in squared levels of 255, under which JPEG leaves nothing
 AROUND = 0.28  # how far from the size that was read is searched, of its logarithm
-CERTAIN = 0.05  # by what share a blur has to improve the fit to be believed
+CERTAIN = 0.05  # how much better, as `Fit.hint` counts it, a blur has to explain a spectrum to be believed
 FEWEST = 60  # bins to fit to
+EXACT = 1e-9  # misfit of a spectrum that is explained, as a flat picture's is
 
 
 @functools.cache
@@ -76,8 +77,9 @@ class Fit:
         misfits: Tensor = left.square().mean(dim=1)
         return misfits
 
-    def hint(self, task: str, severity: float) -> Hint:
-        """The blur near this severity that fits best; no angle where none is certain."""
+    def hint(self, task: str, severity: float) -> tuple[Hint, float]:
+        """The blur near this severity that fits best, with no angle where none is certain; and how much better than no
+        blur it explains the spectrum: the logarithm of the ratio of their misfits."""
         low, high = EXTENTS[task]
         read = extent = low * (high / low) ** severity
         angle, moves, misfit = 0.0, task == "motion-deblur", math.inf
@@ -89,10 +91,11 @@ class Fit:
             misfits = self.misfits(task, *tried)
             best = int(misfits.argmin())
             extent, angle, misfit = float(tried[0][best]), float(tried[1][best]), float(misfits[best])
-        certain = float(self.photo.square().mean()) > misfit * (1 + CERTAIN)
+        evidence = math.log(max(float(self.photo.square().mean()), EXACT) / max(misfit, EXACT))
+        certain = evidence > CERTAIN
         size = extent if self.clean and certain else read
         exact = min(1.0, max(0.0, math.log(size / low) / math.log(high / low)))
-        return Hint(exact, angle % math.pi if moves and certain else None)
+        return Hint(exact, angle % math.pi if moves and certain else None), evidence
 
 
 def _windowed(power: Tensor) -> Tensor:

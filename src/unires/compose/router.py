@@ -142,7 +142,9 @@ class Router(nn.Module):
             nn.Linear(3 * spectrum.FEATURES + width + 3 * tasks, 2 * width), nn.LeakyReLU(0.2),
             nn.Linear(2 * width, width), nn.LeakyReLU(0.2), nn.Linear(width, 3 * tasks),
         )  # fmt: skip
-        self.weigh = nn.ModuleList(Weigher(seen, 3 * tasks, config.weigh_width, step) for step in config.steps)
+        self.weigh = nn.ModuleList(
+            Weigher(seen, 3 * tasks + len(EXTENTS), config.weigh_width, step) for step in config.steps
+        )
 
     def look(self, spectra: Tensor) -> Tensor:
         """Spectra of B photos, B x FEATURES x h x w, in units that the rest works with."""
@@ -164,10 +166,25 @@ class Router(nn.Module):
         presence, severity, harm = whole.chunk(3, dim=1)
         return presence, severity, harm, here[:, :n]
 
-    def decide(self, look: Tensor, judged: tuple[Tensor, Tensor, Tensor], step: int) -> tuple[Tensor, Tensor]:
-        """W of a step, B x experts x h x w, and how likely each expert's pass is, B x experts."""
-        presence, severity, harm = judged
-        known = torch.cat((presence.sigmoid(), presence.sigmoid() * severity, harm / 5), dim=1)
+    def known(self, presence: Tensor, severity: Tensor, harm: Tensor, plane: Tensor) -> tuple[Tensor, dict[str, Hint]]:
+        """All that is known of one photo, from what `judge` says of it and from its mean log power: for `decide`, and
+        for the experts. Each is told how strong its degradation is, where that is possible at all; blurs are looked at
+        more closely, and the evidence for one tells `decide` whether its expert can be relied on."""
+        sure = presence.sigmoid()
+        covered = [k for k, task in enumerate(self.config.tasks) if task in COVERS and float(sure[k]) >= SURE]
+        fit = Fit(plane, clean=not covered)
+        told: dict[str, Hint] = {}
+        evidence = dict.fromkeys(EXTENTS, 0.0)
+        for k, task in enumerate(self.config.tasks):
+            if float(sure[k]) >= POSSIBLE:
+                told[task] = Hint(float(severity[k].clamp(0, 1)))
+                if task in EXTENTS:
+                    told[task], evidence[task] = fit.hint(task, told[task].severity)
+        found = torch.tensor(list(evidence.values())).to(sure).clamp(-1, 1)
+        return torch.cat((sure, sure * severity, harm / 5, 2 * found)), told
+
+    def decide(self, look: Tensor, known: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """W of a step, B x experts x h x w, and how likely each expert's pass is, B x experts; known: B x n."""
         weights, passes = self.weigh[step](look, known)
         return weights, passes
 
@@ -175,48 +192,34 @@ class Router(nn.Module):
     def read(self, picture: Sliced) -> Reading:
         """Of a picture of any size, 1 x 3 x H x W, in tiles."""
         _, _, height, width = picture.shape
-        places = 0
-        cell, rows, planes = spectrum.CELL, [], []
+        cell, rows, total = spectrum.CELL, [], torch.zeros(())
         for top in range(0, height, TILE):
             row = []
             for left in range(0, width, TILE):
                 y, x = max(0, top - cell), max(0, left - cell)
                 part = picture[..., y : min(height, top + TILE + cell), x : min(width, left + TILE + cell)]
                 down, right = (top - y) // cell, (left - x) // cell
-                spectra, plane = spectrum.spectra(part.to(self.mean))
-                planes.append(plane * spectra.shape[-2] * spectra.shape[-1])
-                look = self.look(spectra)
-                places += spectra.shape[-2] * spectra.shape[-1]
-                row.append(look[..., down : down + TILE // cell, right : right + TILE // cell])
+                spectra, power = spectrum.spectra(part.to(self.mean))
+                own = slice(down, down + TILE // cell), slice(right, right + TILE // cell)
+                row.append(self.look(spectra)[..., *own])
+                total = total + power[0][own].sum(dim=(0, 1))
             rows.append(torch.cat(row, dim=3))
-        return self.reading(torch.cat(rows, dim=2), torch.stack(planes).sum(dim=0)[0] / places)
+        look = torch.cat(rows, dim=2)
+        return self.reading(look, total / look[0, 0].numel())
 
     @torch.inference_mode()
     def reading(self, look: Tensor, plane: Tensor) -> Reading:
         """Of one photo: 1 x C x h x w, and its mean log power. Experts whose weight is nowhere more than LEAST are left
         out."""
         presence, severity, harm, where = self.judge(look)
-        rows = [self.decide(look, (presence, severity, harm), step)[0][0] for step in range(len(self.weigh))]
-        told = self.hints(presence[0], severity[0], plane)
+        known, told = self.known(presence[0], severity[0], harm[0], plane)
+        rows = [self.decide(look, known[None], step)[0][0] for step in range(len(self.weigh))]
         strength = [told[task].severity if task in told else float(severity[0, k].clamp(0, 1))
                     for k, task in enumerate(self.config.tasks)]
         return Reading(
             self.config.tasks, presence[0].sigmoid(), torch.tensor(strength), harm[0] * HARM_UNIT, where[0].sigmoid(),
             self.weights(rows), told,
         )
-
-    def hints(self, presence: Tensor, severity: Tensor, plane: Tensor) -> dict[str, Hint]:
-        """What the experts are told of one photo, whose presence (logits) and severity `judge` gave; blurs are looked
-        at more closely, by its mean log power."""
-        sure = presence.sigmoid()
-        covered = [k for k, task in enumerate(self.config.tasks) if task in COVERS and float(sure[k]) >= SURE]
-        fit = Fit(plane, clean=not covered)
-        told: dict[str, Hint] = {}
-        for k, task in enumerate(self.config.tasks):
-            if float(sure[k]) >= POSSIBLE:
-                read = float(severity[k].clamp(0, 1))
-                told[task] = fit.hint(task, read) if task in EXTENTS else Hint(read)
-        return told
 
     def weights(self, rows: Sequence[Tensor]) -> Weights:
         """One object from a map (experts x h x w) for each step; what is left out leaves its share to the others."""

@@ -46,15 +46,10 @@ def _bins() -> tuple[Tensor, Tensor, Tensor]:
     return mean(ring, RINGS, there), mean(wide, SECTORS * SECTOR_RINGS, there), torch.cat(axes, dim=1)
 
 
-def spectrum(pixels: Tensor) -> Tensor:
-    """`spectra` without the planes."""
-    return spectra(pixels)[0]
-
-
 def spectra(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """B x 3 x H x W in [0, 1] to B x FEATURES x ceil(H / CELL) x ceil(W / CELL): log mean power in bins of frequency;
     then the log mean difference of neighbours, by column and by row modulo BLOCK. Second, the log power of luma in
-    every bin, its mean over the picture: B x WINDOW x (WINDOW / 2 + 1).
+    every bin: B x h x w x WINDOW x (WINDOW / 2 + 1), whose mean over the picture is what `blur.Fit` takes.
 
     Windows (Hann) are centred on the cells and reach beyond them; power is in squared levels of 255 (white noise of
     sigma s has s^2 in every bin)."""
@@ -71,7 +66,7 @@ def spectra(pixels: Tensor) -> tuple[Tensor, Tensor]:
     parts = [(power @ rings).permute(0, 1, 4, 2, 3).flatten(1, 2)]
     parts += [(power[:, 0] @ m).permute(0, 3, 1, 2) for m in (sectors, axes)]
     features = torch.cat((torch.cat(parts, dim=1) + FLOOR, _steps(x[:, 0]), _steps(x[:, 0].mT).mT), dim=1).log()
-    return features, (power[:, 0] + FLOOR).log().mean(dim=(1, 2)).unflatten(1, (WINDOW, -1))
+    return features, (power[:, 0] + FLOOR).log().unflatten(3, (WINDOW, -1))
 
 
 def _steps(luma: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from unires.degrade.isolated import TASKS, Draw, severity_of
 from unires.degrade.recipe import Recipe
 from unires.degrade.recipes import TEST
 
-COUNT_ODDS = (0.06, 0.5, 0.28, 0.12, 0.04)  # of 0, 1, 2, 3 and 4 degradations
+COUNT_ODDS = (0.06, 0.42, 0.32, 0.15, 0.05)  # of 0, 1, 2, 3 and 4 degradations
 ABSENT = -1.0
 FLOOR = -50.0  # dB; a smaller change is none
 NEAR = 0.04  # of severity: how close a draw may come to a test recipe

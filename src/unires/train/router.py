@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unires.compose.experts import KEEP, Expert
 from unires.compose.router import HARM_UNIT, LEAST, Router, RouterConfig
-from unires.compose.spectrum import CELL, spectra, spectrum
+from unires.compose.spectrum import CELL, spectra
 from unires.degrade import mixtures
 from unires.degrade.isolated import TASKS
 from unires.denoise.checkpoint import load_denoiser
@@ -48,7 +48,9 @@ class RouterTraining:
     model: str = ""
     run: str = "runs/router"
     start_from: str = ""  # a folder with a router: its report is kept, only the weights, which go with experts, are new
-    crop: int = 192
+    crop: int = 256  # that the report is learnt from
+    seen: int = 352  # pixels a side that the router sees of a sample when weights are learnt,
+    asked: int = 160  # and of its centre, that experts run on
     margin: int = 16
     region_share: float = 0.25  # of the samples, of which a part stays clean
     report_samples: int = 14000  # that the report is learnt from
@@ -71,15 +73,16 @@ class RouterTraining:
 
 @dataclass
 class Sample:
-    """One crop, its restorations so far, and the errors' products by cell, step by step."""
+    """One crop, the restorations of its centre so far, and there the errors' products by cell, step by step."""
 
-    clean: Tensor  # 3 x H x W
+    clean: Tensor  # 3 x H x W, of the centre that experts are asked about
     degraded: Tensor
-    spectra: Tensor  # FEATURES x h x w, float16
+    plane: Tensor  # mean log power of the whole crop
+    spectra: Tensor  # FEATURES x h x w of the whole crop, float16
     severity: Tensor  # 5, as `mixtures.Mixture` has them
     harm: Tensor
     where: Tensor  # 1 x h x w, the share of each cell that is degraded
-    judged: tuple[Tensor, ...] = ()  # presence (logits), severity, harm
+    known: Tensor = field(default_factory=lambda: torch.empty(0))  # as `Router.known` has it
     told: dict[str, Hint] = field(default_factory=dict)
     answers: Tensor = field(default_factory=lambda: torch.empty(0))  # K x 3 x H x W, of the step last run
     grams: list[Tensor] = field(default_factory=list)  # a step: h x w x K x K
@@ -95,8 +98,9 @@ class RouterTrainer:
         torch.manual_seed(config.seed)
         self.device = torch.device(config.device)
         self.denoiser: Denoiser = load_denoiser(Path(config.model) if config.model else None, config.device)
-        if config.crop % CELL:
-            raise UniresError(f"Crops for a router are of whole cells of {CELL} pixels.")
+        self.edge = (config.seen - config.asked) // 2  # around what experts are asked about
+        if config.crop % CELL or config.asked % CELL or self.edge % CELL or self.edge < 0:
+            raise UniresError(f"Crops for a router, and their centres, are of whole cells of {CELL} pixels.")
         self.router = Router(RouterConfig(TASKS, STEPS)).to(self.device).requires_grad_(False)
         if config.start_from:
             known = Router.load(Path(config.start_from))
@@ -109,7 +113,7 @@ class RouterTrainer:
         paths = [p for folder in config.clean for p in photo_paths(Path(folder))]
         if not paths:
             raise UniresError("The configuration names no folder of clean photos.")
-        self.photos = Atlas.load(paths, config.crop + 2 * config.margin, self.device)
+        self.photos = Atlas.load(paths, max(config.crop, config.seen) + 2 * config.margin, self.device)
 
     def run(self) -> None:
         if not self.config.start_from:
@@ -127,34 +131,39 @@ class RouterTrainer:
         folder.mkdir(parents=True, exist_ok=True)
         self.router.save(folder)
 
-    def draw(self, index: int, count: int) -> tuple[Tensor, mixtures.Mixture, Tensor]:
+    def draw(self, index: int, count: int, crop: int) -> tuple[Tensor, mixtures.Mixture, Tensor]:
         """Clean crops, what became of them, and where: B x 1 x H x W, one where degraded. In a part of them a region
         stays clean. The window is cut after degrading, so that borders are real."""
         c = self.config
         seed = (c.seed * 1_000_003 + index) * 4099
         host = torch.Generator().manual_seed(seed)
         device = torch.Generator(self.device).manual_seed(seed + 1) if self.device.type != "cpu" else host
-        clean = self.photos.crops(self.photos.places(count, c.crop + 2 * c.margin, host))
+        clean = self.photos.crops(self.photos.places(count, crop + 2 * c.margin, host))
         mixture = mixtures.draw(clean, host, device)
         top, left = torch.randint(0, 2 * c.margin + 1, (2,), generator=host).tolist()
-        window = (..., slice(top, top + c.crop), slice(left, left + c.crop))
-        where = _regions(count, c.crop, c.region_share, host).to(self.device)
+        window = (..., slice(top, top + crop), slice(left, left + crop))
+        where = _regions(count, crop, c.region_share, host).to(self.device)
         degraded = torch.where(where, mixture.degraded[window], clean[window])
         return clean[window], dataclasses.replace(mixture, degraded=degraded), where.float()
 
-    def open(self, count: int, pixels: bool = True) -> list[Sample]:
-        """The first `count` samples; without pixels they take little memory."""
-        samples: list[Sample] = []
-        started, none = time.monotonic(), torch.empty(0)
+    def open(self, count: int, weigh: bool = True) -> list[Sample]:
+        """The first `count` samples, to learn weights from; or the report, for which pixels are not kept."""
+        crop = self.config.seen if weigh else self.config.crop
+        inner = slice(self.edge, crop - self.edge)
+        columns: list[Tensor] = []  # all samples' in one tensor each: small ones among large ones would scatter memory
+        started = time.monotonic()
         for index in range(0, count, 8):
-            clean, mixture, where = self.draw(index, 8)
-            spectra, share = spectrum(mixture.degraded).half(), F.avg_pool2d(where, CELL)
-            for i in range(len(clean)):
-                own = (clean[i], mixture.degraded[i]) if pixels else (none, none)
-                samples.append(Sample(*own, spectra[i], mixture.severity[i], mixture.harm[i], share[i]))
-            if len(samples) % 1000 == 0:
-                self.log(f"{len(samples)} samples, {len(samples) / (time.monotonic() - started):.1f} a second")
-        return samples[:count]
+            clean, mixture, where = self.draw(index, 8, crop)
+            features, power = spectra(mixture.degraded)
+            own = [clean[..., inner, inner], mixture.degraded[..., inner, inner], power.mean(dim=(1, 2))]
+            told = [features.half(), mixture.severity, mixture.harm, F.avg_pool2d(where, CELL)]
+            parts = [*(own if weigh else [torch.empty(8, 0)] * 3), *told]
+            columns = columns or [part.new_empty(count, *part.shape[1:]) for part in parts]
+            for column, part in zip(columns, parts, strict=True):
+                column[index : index + 8] = part[: count - index]
+            if index % 1000 == 992:
+                self.log(f"{index + 8} samples, {(index + 8) / (time.monotonic() - started):.1f} a second")
+        return [Sample(*row) for row in zip(*columns, strict=True)]
 
     def collect(self) -> list[Sample]:
         """The report's samples: from the run's folder if they are there already, else made and kept there."""
@@ -167,8 +176,8 @@ class RouterTrainer:
                 if (opened.metadata() or {}).get("key") == key:
                     columns = [opened.get_tensor(name) for name in names]
                     none = torch.empty(0)
-                    return [Sample(none, none, *row) for row in zip(*columns, strict=True)]
-        samples = self.open(c.report_samples, pixels=False)
+                    return [Sample(none, none, none, *row) for row in zip(*columns, strict=True)]
+        samples = self.open(c.report_samples, weigh=False)
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({n: torch.stack([getattr(s, n) for s in samples]) for n in names}, file, {"key": key})
         return samples
@@ -206,8 +215,7 @@ class RouterTrainer:
         with torch.inference_mode():
             for s in samples:
                 presence, severity, harm, _ = (v[0].clone() for v in self.router.judge(self.router.look(_stack([s]))))
-                s.judged = presence, severity, harm
-                s.told = self.router.hints(presence, severity, spectra(s.degraded[None])[1][0])
+                s.known, s.told = self.router.known(presence, severity, harm, s.plane)
 
     # -- the experts' answers -------------------------------------------------------------------------------
 
@@ -217,6 +225,9 @@ class RouterTrainer:
         t = times(len(STEPS))[step]
         alpha, sigma = levels(t)
         started = time.monotonic()
+        size, cells = samples[0].clean.shape, self.config.asked // CELL
+        kept = torch.empty(len(samples), len(experts), *size, dtype=torch.float16, device=self.device)
+        grams = torch.empty(len(samples), cells, cells, len(experts), len(experts), device=self.device)
         for number, sample in enumerate(samples):
             lq = sample.degraded[None]
             relay = lq if step == 0 else self._estimate(sample, step - 1)
@@ -231,11 +242,13 @@ class RouterTrainer:
             answered = iter(self.denoiser.decode(out))
             same = {"relay": relay[0], "lq": lq[0]}
             answers = torch.stack([same[e.condition] if e.task == KEEP else next(answered) for e in experts])
-            sample.answers = answers.half()
-            sample.grams.append(_grams(answers - sample.clean, CELL))
+            kept[number], grams[number] = answers, _grams(answers - sample.clean, CELL)
             if number % 200 == 199:
                 pace = (number + 1) / (time.monotonic() - started)
                 self.log(f"step {step + 1}: experts asked about {number + 1} samples, {pace:.1f} a second")
+        for sample, answers, gram in zip(samples, kept, grams, strict=True):
+            sample.answers = answers
+            sample.grams.append(gram)
 
     def _estimate(self, sample: Sample, step: int) -> Tensor:
         """What the trained router makes of a sample in a step, from the answers at hand: 1 x 3 x H x W."""
@@ -247,8 +260,11 @@ class RouterTrainer:
     # -- the weights ----------------------------------------------------------------------------------------
 
     def _rows(self, samples: list[Sample], step: int) -> tuple[Tensor, Tensor]:
-        presence, severity, harm = (torch.stack([s.judged[j] for s in samples]) for j in range(3))
-        return self.router.decide(self.router.look(_stack(samples)), (presence, severity, harm), step)
+        """Weights of the centre's cells, and passes."""
+        known = torch.stack([s.known for s in samples])
+        rows, passes = self.router.decide(self.router.look(_stack(samples)), known, step)
+        edge, cells = self.edge // CELL, self.config.asked // CELL
+        return rows[..., edge : edge + cells, edge : edge + cells], passes
 
     def learn_weights(self, samples: list[Sample], step: int) -> None:
         """Least log squared error of the composed estimate, plus a charge for each expert that has to run."""
