@@ -59,10 +59,9 @@ def load_net(folder: Path | None = None) -> CompactNet:
         raise UniresError(f"The checkpoint {shown(folder)} is no compact model.")
     with _damage(folder):
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-        with torch.device("meta"):  # what is about to be replaced need not be drawn at random
-            net = CompactNet(CompactConfig(**values))
+        net = CompactNet(CompactConfig(**values))  # not on the device `meta`: its imports take two seconds
         weights = load_file(folder / "model.safetensors")
-        net.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
+        net.load_state_dict({k: v.float() for k, v in weights.items()})
     return net
 
 
