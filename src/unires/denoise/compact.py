@@ -75,7 +75,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """x: B x width x H x W; scale, shift: B or 1 x width x 1 x 1."""
         # in place where nothing else needs the memory; leaky, as plain ReLUs died in all levels but the first
-        h = F.leaky_relu_(torch.addcmul(shift, self.a(x), scale), 0.2)
+        h = self.a(x)
+        h = F.leaky_relu_(torch.addcmul(shift, h, scale, out=None if torch.is_grad_enabled() else h), 0.2)
         if self.wide is not None:
             h = self.wide(h).add_(h)
         change: Tensor = self.b(h)
@@ -183,7 +184,7 @@ class CompactNet(nn.Module):
                 skips.append(x)
                 x = self.reduce[i](x)
         for i in reversed(range(len(self.up))):
-            x = skips.pop() + F.pixel_shuffle(self.enlarge[i](x), 2)
+            x = F.pixel_shuffle(self.enlarge[i](x), 2).add_(skips.pop())
             x = _run(self.up[i], x, parts)
         return F.pixel_shuffle(self.leave(x), 2)
 
