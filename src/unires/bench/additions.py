@@ -110,8 +110,8 @@ def additions(bench: Bench, scope: Scope, model: str | None, out: Path) -> tuple
     alone.notes.append(scope.note(bench, singles))
     mixed.notes.append(
         f"Weights: the best fixed ones, none negative, on {scope.photos or TUNING_PHOTOS} training photos. Sum: "
-        "both experts on the photo, one step. Relayed: the old expert's estimate and what the new one makes of it, two "
-        "steps. The better one: of the two experts alone, on average here."
+        "both experts on the photo, one step. Relayed: one expert's estimate and what the other makes of it, two "
+        "steps, in the order that was better there. The better one: of the two experts alone, on average here."
     )
     return [alone, mixed, same, overview(Results(rows), "All measures")], pictures
 
@@ -124,11 +124,15 @@ def sum_of(bench: Bench, tuning: PhotoSet, a: Addition) -> str:
 
 
 def relayed_sum_of(bench: Bench, tuning: PhotoSet, a: Addition) -> str:
-    """The best weights of a second step of the new expert on what the old one said, and of that as it is; none is
-    negative."""
-    first, second = a.old, f"{a.old}; {a.new}@relay"
-    w = oracle.best_of_signs(oracle.collect(bench, tuning, (first, second), singles=False))
-    return f"{a.old}; {oracle.text_of(('keep@relay', f'{a.new}@relay'), w)}"
+    """The best weights of a second step of one expert on what the other said, and of that as it is, in the order that
+    is better on the photos of `tuning`; none is negative."""
+    found = []
+    for first, then in ((a.old, a.new), (a.new, a.old)):
+        grams = oracle.collect(bench, tuning, (first, f"{first}; {then}@relay"), singles=False)
+        w = oracle.best_of_signs(grams)
+        reached = sum(oracle.psnr_of(g, w) for g in grams)
+        found.append((reached, f"{first}; {oracle.text_of(('keep@relay', f'{then}@relay'), w)}"))
+    return max(found)[1]
 
 
 def _set(scope: Scope, recipe: str, folder: str, photos: int, crop: int) -> PhotoSet:
