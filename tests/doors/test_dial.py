@@ -45,6 +45,7 @@ def test_the_page_has_both_ends_and_the_photo(
         alone = unires.restore(original, fidelity=aim, model=tiny_folder, device="cpu")
         assert np.abs(made.astype(int) - alone).max() <= 1
     assert not np.array_equal(faithful, crisp)
+    assert f"--model {tiny_folder} --at" in page.read_text()  # what is to be typed gives what was shown
     assert "old &lt;1&gt;.jpg" in page.read_text() and "old <1>.jpg" not in page.read_text()
     assert main(words) == 1 and "exists already" in capsys.readouterr().err
     assert photo.read_bytes() == before
@@ -73,5 +74,8 @@ def test_a_large_photo_is_shown_by_its_middle(monkeypatch: pytest.MonkeyPatch) -
 def test_refusals(photo: Path, at: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dial", str(photo), "--at", at]) == 2
     assert at in capsys.readouterr().err
-    assert main(["dial", str(photo), "-o", str(photo), "--overwrite"]) == 2
-    assert "never written over" in capsys.readouterr().err
+    before = photo.read_bytes()
+    for more in ([], ["--at", "0.5"]):
+        assert main(["dial", str(photo), "-o", str(photo), "--overwrite", *more]) == 2
+        assert "never written over" in capsys.readouterr().err
+    assert photo.read_bytes() == before

@@ -7,6 +7,8 @@ import argparse
 import base64
 import html
 import io
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +87,10 @@ def run(args: argparse.Namespace) -> None:
     source, photo = Path(args.photo), read_photo(args.photo)
     ending = "dial.html" if args.at is None else f"restored{photo.extension}"
     out = Path(args.output) if args.output else source.with_name(f"{source.stem}.{ending}")
+    if out.exists() and os.path.samefile(source, out):
+        raise OptionError(f"{shown(out)} is the photo itself, and originals are never written over.")
     if args.at is not None:
         check_output(photo, out, overwrite=args.overwrite)
-    elif out.resolve() == source.resolve():
-        raise OptionError(f"{shown(out)} is the photo itself, and originals are never written over.")
     elif exists(out) and not args.overwrite:
         raise refuse_existing(out)
 
@@ -103,11 +105,17 @@ def run(args: argparse.Namespace) -> None:
         print(f"Restored {shown(source)} to {shown(out)}, at {args.at:g} between crispest and least error.")
         return
     page = PAGE.format(
-        title=html.escape(source.name), command=html.escape(f"unires dial {shown(source)}"),
+        title=html.escape(source.name), command=html.escape(_command(args)),
         faithful=_picture(faithful, photo.icc), crisp=_picture(crisp, photo.icc), before=_picture(whole, photo.icc),
     )
     write_atomically(out, lambda file: file.write(page.encode()), overwrite=args.overwrite)
     print(f"Written to {shown(out)}: open it in a browser.")
+
+
+def _command(args: argparse.Namespace) -> str:
+    """What restores the photo as the page shows it, but for the place on the dial."""
+    chosen = [f"--seed {args.seed}"] * (args.seed != 0) + [f"--model {shlex.quote(str(args.model))}"] * bool(args.model)
+    return " ".join(("unires dial", shlex.quote(args.photo), *chosen))
 
 
 def _middle(pixels: Any) -> Any:
