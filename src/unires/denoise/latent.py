@@ -16,7 +16,7 @@ are Flawed") have a level at t = 1; noise prediction, which says nothing of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from unires.denoise import number_type
 from unires.denoise.interface import Facts, Hint
+from unires.denoise.one_picture import OnePicture, Owned, looking, painting, side_by_side
 from unires.denoise.schedule import alpha_sigma
 from unires.errors import OptionError, UniresError, nearest
 
@@ -254,6 +255,17 @@ class LatentDenoiser:
             raise UniresError("The model's result holds values that are no numbers; its weights may be damaged.")
         return out
 
+    @torch.inference_mode()
+    def look_together(self, tiles: Iterable[Tensor], owned: Sequence[Owned]) -> list[Tensor]:
+        """`look` for all tiles of one picture, 1 x 3 x H x W each: see `one_picture.py`."""
+        encoder = self.net.vae.encoder
+        return side_by_side((looking(encoder, x.to(self.device, torch.float32)) for x in tiles), owned)
+
+    @torch.inference_mode()
+    def paint_together(self, tiles: Iterable[Tensor], owned: Sequence[Owned]) -> list[Tensor]:
+        """`paint` for all tiles of one picture, 1 x C x h x w each."""
+        return side_by_side((painting(self.net.vae.decoder, x) for x in tiles), owned)
+
     @contextmanager
     def one_picture(self) -> Iterator[OnePicture]:
         """While parts of one picture go through the autoencoder: see `OnePicture`."""
@@ -262,38 +274,6 @@ class LatentDenoiser:
             yield statistics
         finally:
             statistics.end()
-
-
-class OnePicture:
-    """Makes the autoencoder treat tiles as what they are, parts of one picture.
-
-    Its group normalisation takes mean and variance over all of its input: tiles on their own would come out each with a
-    brightness and contrast of its own. So a batch of crops from all over the picture goes first and is normalised as a
-    whole; after `measured`, its statistics, layer by layer, are everyone's."""
-
-    def __init__(self, autoencoder: nn.Module) -> None:
-        self.norms = [m for m in autoencoder.modules() if isinstance(m, nn.GroupNorm)]
-        self.known: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        self.open = True
-        self.hooks = [m.register_forward_hook(self._normalise) for m in self.norms]
-
-    def measured(self) -> None:
-        self.open = False
-
-    def end(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    def _normalise(self, norm: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor:
-        assert isinstance(norm, nn.GroupNorm)
-        x = inputs[0].reshape(len(out), norm.num_groups, -1)
-        if self.open:
-            variance, mean = torch.var_mean(x, dim=(0, 2), correction=0, keepdim=True)
-            self.known[norm] = mean, torch.rsqrt(variance + norm.eps)
-        mean, scale = self.known[norm]
-        shape = 1, -1, *[1] * (out.dim() - 2)
-        result: Tensor = ((x - mean) * scale).view(out.shape) * norm.weight.view(shape) + norm.bias.view(shape)
-        return result
 
 
 def times_of(signal: Tensor) -> Tensor:

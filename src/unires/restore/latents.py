@@ -6,7 +6,8 @@ are blended linearly, composing experts and blending tiles may be done in either
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,10 +16,13 @@ from unires.compose.experts import KEEP
 from unires.compose.weights import Weights
 from unires.denoise.interface import Facts, Hint
 from unires.denoise.latent import LatentDenoiser
-from unires.photo.tiles import Blender, TilePlan, Window, cut, plan_tiles
-from unires.restore.memory import tile_for
+from unires.denoise.one_picture import Owned
+from unires.photo.tiles import Axis, Blender, TilePlan, Window, cut, plan_tiles
+from unires.restore.memory import memory_of, tile_for
 from unires.sample.sampler import Callback, sample
 
+Together = Callable[[Iterable[Tensor], Sequence[Owned]], list[Tensor]]
+WAITING = 0.5  # of the memory there is, at most, for all tiles of a picture that wait for each other
 CROPS = 4  # a side, of those that the autoencoder's statistics are taken from
 SMALLEST = 32  # their least side, in latents: in smaller ones borders count too much
 
@@ -35,11 +39,12 @@ class TiledLatents:
         return self.denoiser.facts
 
     def encode(self, pixels: Tensor) -> Tensor:
-        return self.denoiser.sum_up(self._as_one_picture(self.denoiser.look, pixels, self.pixels, self.plan))
+        d = self.denoiser
+        return d.sum_up(self._as_one_picture(d.look, d.look_together, pixels, self.pixels, self.plan))
 
     def decode(self, latents: Tensor) -> Tensor:
-        features = self.denoiser.unfold(latents)
-        return self._as_one_picture(self.denoiser.paint, features, self.plan, self.pixels)
+        d = self.denoiser
+        return self._as_one_picture(d.paint, d.paint_together, d.unfold(latents), self.plan, self.pixels)
 
     def predict(
         self,
@@ -55,17 +60,32 @@ class TiledLatents:
 
         return blend(self.plan, map(one, self.plan))
 
-    def _as_one_picture(self, half: Callable[[Tensor], Tensor], x: Tensor, taken: TilePlan, given: TilePlan) -> Tensor:
-        """One half of the autoencoder, in tiles that share the statistics of each picture."""
+    def _as_one_picture(
+        self, half: Callable[[Tensor], Tensor], together: Together, x: Tensor, taken: TilePlan, given: TilePlan
+    ) -> Tensor:
+        """One half of the autoencoder, in tiles that share the statistics of each picture: exactly where there is
+        memory for all of them at once, else those of crops."""
         if len(taken) == 1:
             return half(x)
+        rows, columns = self.pixels.rows.tile, self.pixels.columns.tile
+        there = memory_of(self.denoiser.device.type)
+        waiting = len(taken) * rows * columns * self.facts.memory / 2  # the finest layers, between two normalisations
+        fits = there is not None and waiting <= WAITING * there
         results = []
         for picture in torch.split(x, 1):
+            if fits:
+                results.append(blend(given, together((cut(picture, window) for window in taken), self._owned())))
+                continue
             with self.denoiser.one_picture() as statistics:
                 half(torch.cat([cut(picture, window) for window in self._crops(taken)]))
                 statistics.measured()
                 results.append(blend(given, (half(cut(picture, window)) for window in taken)))
         return torch.cat(results)
+
+    def _owned(self) -> list[Owned]:
+        """What each tile counts as its own, up to the middle of what it shares with its neighbours."""
+        rows, columns = (dict(_shared_out(axis)) for axis in (self.plan.rows, self.plan.columns))
+        return [Owned(w.height, *rows[w.top], *columns[w.left]) for w in self.plan]
 
     def _crops(self, taken: TilePlan) -> list[Window]:
         """CROPS x CROPS windows spread over the picture, together about as large as a tile."""
@@ -78,6 +98,13 @@ class TiledLatents:
             for x in _shares(columns.length / width)
         ]
         return [Window(y * unit, x * unit, height * unit, width * unit) for y, x in places]
+
+
+def _shared_out(axis: Axis) -> Iterator[tuple[int, tuple[int, int]]]:
+    """(start, (first, end) of its own positions, counted from there) of each window along an axis."""
+    middles = [(a + axis.tile + b) // 2 for a, b in pairwise(axis.starts)]
+    for start, first, end in zip(axis.starts, (0, *middles), (*middles, axis.length), strict=True):
+        yield start, (first - start, end - start)
 
 
 def _shares(fit: float) -> list[float]:
