@@ -73,7 +73,7 @@ def test_the_residual_is_scaled_by_the_total_precision(tiny_net: Any) -> None:
     alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
     p_c = torch.tensor(compact.PRECISION)[task].view(-1, 1, 1, 1)
     p_z = (alpha / sigma) ** 2
-    d = net.deconvolved(c, task, severity, seen, torch.zeros(1))
+    d = net.classical(c, task, severity, seen, torch.zeros(1))
     f = net.residual(alpha * z, c, d, net.modulation(t, task, severity, seen))
     expected = (alpha / sigma**2 * z + p_c * c) / (p_z + p_c) + f / (p_z + p_c).sqrt()
     torch.testing.assert_close(net(z, t, c, task, severity, seen, torch.zeros(1)), expected)
@@ -84,7 +84,7 @@ def test_the_residual_is_scaled_by_the_total_precision(tiny_net: Any) -> None:
 def test_what_is_zero_is_left_out_and_changes_nothing(tiny_net: Any) -> None:
     net = tiny_net()
     z, t, c, task, severity, seen = inputs(6)
-    d = net.deconvolved(c, task, severity, seen, torch.zeros(1))
+    d = net.classical(c, task, severity, seen, torch.zeros(1))
     m = net.modulation(torch.ones_like(t), task, severity, seen)
     assert d is not None
     for known in (d, torch.zeros_like(d)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -170,14 +169,11 @@ def test_folders_that_are_refused(training: ExpertTraining, tmp_path: Path, phot
     assert not list(training.out.iterdir())
 
 
-def test_a_latent_model_is_refused(training: ExpertTraining, tmp_path: Path) -> None:
-    latent = tmp_path / "latent"
-    latent.mkdir()
-    (latent / "config.json").write_text(json.dumps({"kind": "latent"}))
-    (latent / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UniresError, match="compact models only"):
-        add_expert(replace(training, model=latent), quiet)
-    assert not training.out.exists()
+def test_adapters_are_for_latent_models(training: ExpertTraining) -> None:
+    with pytest.raises(OptionError, match="own modulation"):
+        add_expert(replace(training, rank=4), quiet)
+    with pytest.raises(OptionError, match="rank must be"):
+        replace(training, rank=-1)
 
 
 def test_the_same_seed_gives_the_same_expert(training: ExpertTraining) -> None:

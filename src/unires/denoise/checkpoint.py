@@ -79,7 +79,8 @@ def load_latent(folder: Path | None) -> LatentNet:
             (levels,) = file.get_slice("times").get_shape()
         with torch.device("meta"):
             net = LatentNet.build(LatentConfig(**config), (tokens, width), levels)
-        net.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+        # copies: how a file aligns its tensors would decide the last bits of what is computed with them
+        net.load_state_dict({k: v.clone() for k, v in load_file(folder / "model.safetensors").items()}, assign=True)
     return net
 
 

@@ -7,7 +7,8 @@ precision (section 2 of the design):
     x_hat = (p_z z/alpha + p_c c) / (p_z + p_c)  +  F(z, c, d, t, tau, severity) / sqrt(p_z + p_c)       (1)
 
 so that F's target has unit scale for every t: at t = 1 it is a residual regressor, near t = 0 a residual denoiser.
-Where a blur's size is known, F also sees d, which linear deconvolution makes of c (`deconvolve.py`).
+Where an expert is told how strong its degradation is, F also sees d, which classical methods make of c: linear
+deconvolution of a blur (`deconvolve.py`), shrinkage of noise (`shrink.py`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unires.denoise import number_type
-from unires.denoise.deconvolve import EXTENTS, REGULARISATION, deconvolve
+from unires.denoise.deconvolve import EXTENTS, deconvolve
 from unires.denoise.interface import Facts, Hint
 from unires.denoise.schedule import alpha_sigma
+from unires.denoise.shrink import shrink
 from unires.errors import OptionError, UniresError, nearest
 
 TASKS = ("blind", "super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg")
@@ -110,7 +112,7 @@ class CompactNet(nn.Module):
         widths = config.widths
         pairs = list(pairwise(widths))
         self.embedding = Embedding(config.embedding)
-        self.enter = nn.Conv2d(4 * 3 * (2 + len(REGULARISATION)), widths[0], 3, padding=1)
+        self.enter = nn.Conv2d(4 * 3 * 4, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
             _blocks(w, n, i >= config.wide_from) for i, (w, n) in enumerate(zip(widths, config.down, strict=True))
         )
@@ -151,26 +153,27 @@ class CompactNet(nn.Module):
             return numbers
         return torch.where(new[:, None] < 0, numbers, numbers + torch.stack(list(self.added))[new.clamp(min=0)])
 
-    def deconvolved(
+    def classical(
         self, c: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor, angle: Tensor
     ) -> Tensor | None:
-        """d: B x 6 x H x W, zero where the task is no blur or its size (and direction) isn't known; None if it is zero
-        everywhere."""
+        """d: B x 6 x H x W, two answers as the changes that they make; zero where the task has no classical answer or
+        what that takes (severity, and a motion's direction) isn't known; None if it is zero everywhere."""
         out: Tensor | None = None
-        for name in EXTENTS:
+        for name in ("denoise", *EXTENTS):
             chosen = (task == self.config.tasks.index(name)) & (severity >= 0) & has_condition
             if name == "motion-deblur":
                 chosen = chosen & ~angle.isnan()
             if bool(chosen.any()):
                 chosen = chosen.expand(len(c))
-                out = c.new_zeros(len(c), 3 * len(REGULARISATION), *c.shape[-2:]) if out is None else out
+                out = c.new_zeros(len(c), 2 * c.shape[1], *c.shape[-2:]) if out is None else out
                 known, turned = severity.expand(len(c))[chosen], angle.expand(len(c))[chosen]
-                out[chosen] = deconvolve(c[chosen], name, known, turned)
+                seen = c[chosen]
+                out[chosen] = shrink(seen, known) if name == "denoise" else deconvolve(seen, name, known, turned)
         return out
 
     def residual(self, z: Tensor | None, c: Tensor, d: Tensor | None, modulation: Tensor) -> Tensor:
         """F: B x 3 x H x W from z and c of the same shape and d of twice as many channels, sides multiples of
-        `config.multiple`. What is zero (z at t = 1, d where no blur is known) is None and costs nothing."""
+        `config.multiple`. What is zero (z at t = 1, d where nothing is known) is None and costs nothing."""
         weight = self.enter.weight
         parts = iter(torch.split(modulation[:, :, None, None], self.modulated, dim=1))
         seen = torch.cat([part for part in (z, c, d) if part is not None], dim=1)
@@ -210,7 +213,7 @@ class CompactNet(nn.Module):
         total = (alpha / sigma) ** 2 + p_c
         modulation = self.modulation(t, task, severity, has_condition)
         # alpha z, not z: what carries no signal at t = 1 must not carry noise into the network either
-        d = self.deconvolved(condition, task, severity, has_condition, angle)
+        d = self.classical(condition, task, severity, has_condition, angle)
         out = self.residual(alpha * z if bool(alpha.any()) else None, condition, d, modulation).float()
         base = (alpha / sigma**2 / total * z).addcmul_(p_c / total, condition)
         return base.addcmul_(out, total.rsqrt())

@@ -16,6 +16,7 @@ are Flawed") have a level at t = 1; noise prediction, which says nothing of the 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,12 +47,14 @@ PREDICTIONS = ("noise", "velocity", "sample")
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """unet, vae: the libraries' own descriptions of the two networks; prompts: task -> text."""
+    """unet, vae: the libraries' own descriptions of the two networks; prompts: task -> text; adapters: task -> rank, of
+    those that have low-rank adapters of their own."""
 
     prediction: str
     unet: dict[str, Any]
     vae: dict[str, Any]
     prompts: dict[str, str] = field(default_factory=lambda: dict(PROMPTS))
+    adapters: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -92,6 +95,26 @@ def target(kind: str, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) ->
     return alpha * noise - sigma * x if kind == "velocity" else x
 
 
+def adapt(unet: Any, task: str, rank: int) -> None:
+    """Give the network adapters for a task beside its attentions' linear layers: B A of that rank, B zero at first (Hu
+    et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models", eq. 3)."""
+    layers = ["to_q", "to_k", "to_v", "to_out.0"]
+    config = library("peft").LoraConfig(r=rank, lora_alpha=rank, target_modules=layers)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are meant
+        unet.add_adapter(config, adapter_name=task)
+    unet.requires_grad_(False)
+
+
+def use_adapter(unet: Any, task: str) -> None:
+    """Switch to a task's adapters; "" to none at all."""
+    if task:
+        unet.set_adapter(task)
+        unet.enable_adapters()
+    else:
+        unet.disable_adapters()
+
+
 class LatentNet(nn.Module):
     """Network (diffusers' UNet2DConditionModel), autoencoder (AutoencoderKL), prompts' embeddings (task x token x
     width) and the model's own levels as times of ours (N, rising)."""
@@ -113,6 +136,8 @@ class LatentNet(nn.Module):
         diffusers = library("diffusers")
         unet = diffusers.UNet2DConditionModel.from_config(config.unet)
         vae = diffusers.AutoencoderKL.from_config(config.vae)
+        for task, rank in config.adapters.items():
+            adapt(unet, task, rank)
         return cls(config, unet, vae, torch.zeros(len(config.tasks), *tokens), torch.zeros(levels))
 
     @property
@@ -137,8 +162,16 @@ class LatentNet(nn.Module):
         n, _ = self.place(t)
         prompts = self.prompts[task].to(kind).expand(len(z), -1, -1)
         x = torch.cat((z, condition), dim=1).to(kind)
-        said: Tensor = self.unet(x, n.expand(len(z)), encoder_hidden_states=prompts).sample
-        return said.float()
+        said, n = torch.empty_like(z), n.expand(len(z))
+        tasks = [self.config.tasks[i] for i in task.expand(len(z)).tolist()]
+        adapted = [name if name in self.config.adapters else "" for name in tasks]
+        for name in dict.fromkeys(adapted):
+            if self.config.adapters:
+                use_adapter(self.unet, name)
+            mine = [i for i, other in enumerate(adapted) if other == name]
+            said = said.index_copy(0, torch.tensor(mine, device=z.device), self.unet(
+                x[mine], n[mine], encoder_hidden_states=prompts[mine]).sample.to(said))  # fmt: skip
+        return said
 
     def forward(self, z: Tensor, t: Tensor, condition: Tensor, task: Tensor) -> Tensor:
         """x_hat. z, condition: B x C x h x w (condition zero for none); t, task (an index): B, or 1 for all."""

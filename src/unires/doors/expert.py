@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 HELP = """\
-Trains one expert more for a compact model, in minutes; the others stay as they are, bit for bit.
+Trains one expert more for a model, in minutes; the others stay as they are, bit for bit. Of a compact model it has its
+own modulation of every block, of a latent one its own embedding and, with --rank, low-rank adapters (LoRA).
 
   unires add-expert scanner --data pairs -o mine         pairs: 1_lq.png and 1_gt.png, 2_lq.png and 2_gt.png, ...
   unires add-expert haze --data photos --degradation "haze" -o mine
@@ -26,6 +27,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
                         help="of clean photos, as `unires degrade --recipe` reads it")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write the model to")
     parser.add_argument("--minutes", type=float, default=10, metavar="N", help="how long to train (default 10)")
+    parser.add_argument("--rank", type=int, default=0, metavar="N", help="latent models: of adapters (default: none)")
     return parser
 
 
@@ -35,5 +37,5 @@ def run(args: argparse.Namespace) -> None:
 
     model = None if args.model is None else Path(args.model)
     task = ExpertTraining(args.name, Path(args.data), Path(args.output), model, args.degradation, args.minutes,
-                          device=args.device)  # fmt: skip
+                          rank=args.rank, device=args.device)  # fmt: skip
     add_expert(task, log=lambda line: print(line, flush=True))

@@ -29,6 +29,7 @@ from unires.train import objective
 from unires.train.data import Atlas, load_pairs, photo_paths
 
 Log = Callable[[str], None]
+RATE = 2e-2
 MEASURED = 32  # crops that p_c and the gain are measured on
 
 
@@ -46,7 +47,8 @@ class ExpertTraining:
     crop: int = 128  # less than networks are trained on: filters are frozen, and can't come to count on borders
     margin: int = 16  # cut off after degrading
     batch: int = 4
-    rate: float = 2e-2  # falls linearly to zero
+    rate: float = 0.0  # falls linearly to zero; 0: what suits the model
+    rank: int = 0  # of a latent model's adapters; 0: the expert is an embedding alone
     seed: int = 0
     device: str = "auto"
 
@@ -57,6 +59,8 @@ class ExpertTraining:
                               "can't be one.")  # fmt: skip
         if not self.minutes > 0:
             raise OptionError(f"The minutes must be more than 0, not {self.minutes}.")
+        if self.rank < 0:
+            raise OptionError(f"The rank must be at least 0, not {self.rank}.")
 
 
 class Crops:
@@ -84,33 +88,46 @@ class Crops:
         window = (..., slice(top, top + self.crop), slice(left, left + self.crop))
         return clean[window] * 2 - 1, degraded[window] * 2 - 1
 
+    def measured(self, c: ExpertTraining) -> tuple[Tensor, Tensor]:
+        """Those that the expert's gain is measured on. Raises UniresError where nothing is degraded."""
+        clean, degraded = self.draw(MEASURED, torch.Generator().manual_seed(c.seed))
+        if torch.equal(clean, degraded):
+            raise UniresError(f"Nothing is degraded in what {shown(c.data)} gives: there is nothing to learn.")
+        return clean, degraded
+
 
 def add_expert(c: ExpertTraining, log: Log = print) -> None:
     """Train the expert `c.name` and write the checkpoint `c.out` that has it beside the old ones. Raises UniresError in
-    one sentence for a name that is taken, a latent model, a folder without photos or an `out` that is there."""
-    if read_config(c.model)["kind"] != "compact":
-        raise UniresError("Experts can be added to compact models only, not yet to latent ones.")
+    one sentence for a name that is taken, a folder without photos or an `out` that is there."""
+    if read_config(c.model)["kind"] == "latent":
+        from unires.train.latent_expert import add_latent_expert
+
+        return add_latent_expert(c, log)
+    if c.rank:
+        raise OptionError("Adapters (--rank) are for latent models; in a compact one an expert has its own modulation.")
     old = load_net(c.model)
     if c.name in old.config.tasks:
         raise OptionError(f"The model has an expert {shown(c.name)} already; choose another name.")
     with new_folder(c.out) as folder:
         crops = Crops(c)
-        clean, degraded = crops.draw(MEASURED, torch.Generator().manual_seed(c.seed))
+        clean, degraded = crops.measured(c)
         harm = float((degraded - clean).square().mean())
-        if not harm:
-            raise UniresError(f"Nothing is degraded in what {shown(c.data)} gives: there is nothing to learn.")
         net = with_task(old, c.name, float(f"{1 / harm:.3g}")).to(pick_device(c.device)).channels_last()
         steps, minutes = train(net, crops, c, log)
         before = psnr_of((degraded - clean) / 2)
         blind, after = (measure(net, task, clean, degraded) for task in ("blind", c.name))
         figures = f"input {before:.2f}, blind {blind:.2f}, {c.name} {after:.2f} dB on {MEASURED} training crops"
-        source = f"{len(crops.clean)} " + (f"photos degraded by `{c.degradation}`" if c.degradation else "pairs")
-        notes = (
-            f"\n## The expert `{c.name}`\n\nAdded by {steps} steps of {c.batch} crops of {c.crop} pixels, "
-            f"{minutes:.1f} minutes, on {source}; all else was frozen. PSNR of one step: {figures}.\n"
-        )
-        save_with_task(folder, c.model, net, notes)
+        save_with_task(folder, c.model, net, notes(c, crops, steps, minutes, figures))
     log(f"Added {c.name} in {steps} steps: {figures}.")
+
+
+def notes(c: ExpertTraining, crops: Crops, steps: int, minutes: float, figures: str) -> str:
+    """What the model card says of the new expert."""
+    source = f"{len(crops.clean)} " + (f"photos degraded by `{c.degradation}`" if c.degradation else "pairs")
+    return (
+        f"\n## The expert `{c.name}`\n\nAdded by {steps} steps of {c.batch} crops of {crops.crop} pixels, "
+        f"{minutes:.1f} minutes, on {source}; all else was frozen. PSNR of one step: {figures}.\n"
+    )
 
 
 def with_task(old: CompactNet, name: str, precision: float) -> CompactNet:
@@ -129,7 +146,7 @@ def train(net: CompactNet, crops: Crops, c: ExpertTraining, log: Log) -> tuple[i
     device, tasks = own.device, len(net.config.tasks)
     kind = number_type.choose(net, device)  # bf16 only where it is faster: some processors emulate it
     uncertainty = objective.Uncertainty(tasks).to(device)
-    optimizer = torch.optim.Adam([own, *uncertainty.parameters()], lr=c.rate, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam([own, *uncertainty.parameters()], lr=c.rate or RATE, betas=(0.9, 0.99))
     host, noise = torch.Generator().manual_seed(c.seed + 1), torch.Generator(device).manual_seed(c.seed + 2)
     # nobody says how strong a new degradation is, in training or later
     task, unknown = torch.full((c.batch,), tasks - 1, device=device), torch.zeros(c.batch, device=device)
@@ -140,7 +157,7 @@ def train(net: CompactNet, crops: Crops, c: ExpertTraining, log: Log) -> tuple[i
             value, _ = objective.loss(net, uncertainty, clean, degraded, task, unknown, unknown, noise, task_dropout=0,
                                       severity_dropout=1)  # fmt: skip
         for group in optimizer.param_groups:
-            group["lr"] = c.rate * left
+            group["lr"] = (c.rate or RATE) * left
         optimizer.zero_grad()
         torch.autograd.backward(value)
         optimizer.step()
