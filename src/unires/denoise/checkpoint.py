@@ -19,11 +19,13 @@ from torch import Tensor
 
 from unires.denoise.compact import CompactConfig, CompactDenoiser, CompactNet
 from unires.denoise.interface import Denoiser
-from unires.errors import UniresError, shown
+from unires.denoise.joined import Joined
+from unires.errors import OptionError, UniresError, nearest, shown
 
 if TYPE_CHECKING:
     from unires.denoise.latent import LatentNet
 
+NETWORKS = "networks"  # in config.json and beside it: experts that are whole networks
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -33,7 +35,24 @@ def load_denoiser(folder: Path | None = None, device: str = "cpu", kind: torch.d
         from unires.denoise.latent import LatentDenoiser
 
         return LatentDenoiser(load_latent(folder), device, kind)
-    return CompactDenoiser(load_net(folder), device, kind)
+    base = CompactDenoiser(load_net(folder), device, kind)
+    whole = networks(folder)
+    if not whole:
+        return base
+    others = {name: (CompactDenoiser(load_net(path), device, kind), task) for name, (path, task) in whole.items()}
+    for name, (other, task) in others.items():
+        if task not in other.facts.tasks:
+            raise UniresError(f"The expert {shown(name)} of {shown(folder)} has no task {shown(task)}.")
+    return Joined(base, others)
+
+
+def networks(folder: Path | None) -> dict[str, tuple[Path, str]]:
+    """The experts of a compact checkpoint that are whole networks: name -> (their own checkpoint, which of its tasks
+    the expert is). Raises UniresError."""
+    where = SHIPPED if folder is None else Path(folder)
+    with _damage(where):
+        listed: dict[str, str] = dict(read_config(where).get(NETWORKS, {}))
+        return {name: (where / NETWORKS / name, task) for name, task in listed.items()}
 
 
 def read_config(folder: Path | None = None) -> dict[str, Any]:
@@ -57,6 +76,7 @@ def load_net(folder: Path | None = None) -> CompactNet:
     config = read_config(folder)
     if config.pop("kind") != "compact":
         raise UniresError(f"The checkpoint {shown(folder)} is no compact model.")
+    config.pop(NETWORKS, None)
     with _damage(folder):
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         net = CompactNet(CompactConfig(**values))  # not on the device `meta`: its imports take two seconds
@@ -100,7 +120,8 @@ def digest(folder: Path | None = None) -> str:
     where = SHIPPED if folder is None else folder
     total = hashlib.sha256()
     try:
-        for name in (where / "config.json", where / "model.safetensors", *sorted(where.glob("router.*"))):
+        parts = (*sorted(where.glob("router.*")), *sorted(where.glob(f"{NETWORKS}/*/*")))
+        for name in (where / "config.json", where / "model.safetensors", *parts):
             with name.open("rb") as file:
                 while part := file.read(2**24):
                     total.update(part)
@@ -127,6 +148,25 @@ def new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(half_done, ignore_errors=True)
 
 
+def save_with_network(folder: Path, model: Path | None, name: str, network: Path, task: str) -> None:
+    """Write the compact checkpoint `model` with one expert more: the compact checkpoint `network`, asked for its task
+    `task`. All else keeps its bytes. Raises UniresError, OptionError where `network` has no such task."""
+    model = SHIPPED if model is None else model
+    tasks = load_net(network).config.tasks
+    if task not in tasks:
+        raise OptionError(nearest(task, tasks, kind="task"))
+    config = read_config(model)
+    with _damage(model):
+        _copy_parts(model, folder)
+        (folder / NETWORKS / name).mkdir(parents=True)
+        for part in ("config.json", "model.safetensors"):
+            shutil.copyfile(network / part, folder / NETWORKS / name / part)
+        described = config | {NETWORKS: config.get(NETWORKS, {}) | {name: task}}
+        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+        with (folder / "README.md").open("a") as card:
+            card.write(f"\n## The expert `{name}`\n\nA network of its own, `{NETWORKS}/{name}`, asked for `{task}`.\n")
+
+
 def save_with_task(folder: Path, model: Path | None, net: CompactNet, notes: str) -> None:
     """Write the compact checkpoint `model` with the one task more that `net` has, the last; `notes` go to the end of
     the model card. All else keeps its bytes, the router too. Raises UniresError."""
@@ -135,13 +175,21 @@ def save_with_task(folder: Path, model: Path | None, net: CompactNet, notes: str
         values = read_config(model) | {"tasks": net.config.tasks, "precision": net.config.precision}
         tensors = load_file(model / "model.safetensors")
         tensors[f"added.{len(net.added) - 1}"] = net.added[-1].detach().to(tensors["modulate.bias"])
-        kept = {p.name: p.read_bytes() for p in model.glob("router.*")}
-        card = (model / "README.md").read_text() if (model / "README.md").is_file() else ""
+        _copy_parts(model, folder)
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
-    (folder / "README.md").write_text(card + notes)
-    for name, content in kept.items():
-        (folder / name).write_bytes(content)
+    with (folder / "README.md").open("a") as card:
+        card.write(notes)
+
+
+def _copy_parts(model: Path, folder: Path) -> None:
+    """All that belongs to a checkpoint, and nothing else that lies there."""
+    parts = [model / name for name in ("config.json", "model.safetensors", "README.md")]
+    for path in (*parts, *model.glob("router.*")):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    if (model / NETWORKS).is_dir():
+        shutil.copytree(model / NETWORKS, folder / NETWORKS)
 
 
 def save_net(net: CompactNet, folder: Path, kind: torch.dtype = torch.float16) -> None:

@@ -20,7 +20,15 @@ from torch import Tensor
 from unires.compose.experts import KEEP
 from unires.degrade.recipe import Recipe
 from unires.denoise import number_type
-from unires.denoise.checkpoint import load_net, new_folder, read_config, save_with_task
+from unires.denoise.checkpoint import (
+    load_denoiser,
+    load_net,
+    networks,
+    new_folder,
+    read_config,
+    save_with_network,
+    save_with_task,
+)
 from unires.denoise.compact import CompactConfig, CompactDenoiser, CompactNet
 from unires.errors import OptionError, UniresError, shown
 from unires.restore.latents import psnr_of
@@ -53,10 +61,7 @@ class ExpertTraining:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        # what `Weights.parse` and `Expert.parse` read as one name
-        if not re.fullmatch(r"\w[\w-]*", self.name) or self.name == KEEP:
-            raise OptionError(f"An expert's name is of letters, digits and hyphens, and not 'keep'; {shown(self.name)} "
-                              "can't be one.")  # fmt: skip
+        check_name(self.name)
         if not self.minutes > 0:
             raise OptionError(f"The minutes must be more than 0, not {self.minutes}.")
         if self.rank < 0:
@@ -106,7 +111,7 @@ def add_expert(c: ExpertTraining, log: Log = print) -> None:
     if c.rank:
         raise OptionError("Adapters (--rank) are for latent models; in a compact one an expert has its own modulation.")
     old = load_net(c.model)
-    if c.name in old.config.tasks:
+    if c.name in (*old.config.tasks, *networks(c.model)):
         raise OptionError(f"The model has an expert {shown(c.name)} already; choose another name.")
     with new_folder(c.out) as folder:
         crops = Crops(c)
@@ -119,6 +124,25 @@ def add_expert(c: ExpertTraining, log: Log = print) -> None:
         figures = f"input {before:.2f}, blind {blind:.2f}, {c.name} {after:.2f} dB on {MEASURED} training crops"
         save_with_task(folder, c.model, net, notes(c, crops, steps, minutes, figures))
     log(f"Added {c.name} in {steps} steps: {figures}.")
+
+
+def add_network(name: str, network: Path, task: str, out: Path, model: Path | None = None) -> None:
+    """Write the checkpoint `out` that has a whole compact network, asked for one of its tasks, as the expert `name`
+    beside those of `model`. Raises UniresError in one sentence, as `add_expert` does."""
+    check_name(name)
+    if read_config(model)["kind"] == "latent":
+        raise UniresError("A whole network can join compact models only: a latent one has its own autoencoder.")
+    if name in load_denoiser(model, kind=torch.float32).facts.tasks:
+        raise OptionError(f"The model has an expert {shown(name)} already; choose another name.")
+    with new_folder(out) as folder:
+        save_with_network(folder, model, name, network, task)
+
+
+def check_name(name: str) -> None:
+    """Raises OptionError for what `Weights.parse` and `Expert.parse` don't read as one name."""
+    if not re.fullmatch(r"\w[\w-]*", name) or name == KEEP:
+        raise OptionError(f"An expert's name is of letters, digits and hyphens, and not 'keep'; {shown(name)} can't be "
+                          "one.")  # fmt: skip
 
 
 def notes(c: ExpertTraining, crops: Crops, steps: int, minutes: float, figures: str) -> str:
