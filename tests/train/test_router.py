@@ -9,11 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
+import unires
 from unires.bench.oracle import best_weights, psnr_of
 from unires.compose.router import Router
 from unires.compose.weights import Weights
+from unires.denoise.checkpoint import save_net
 from unires.errors import UniresError
+from unires.restore.restorer import Restorer
 from unires.sample.sampler import sample as run_sampler
+from unires.train.expert import ExpertTraining, add_expert
 from unires.train.router import STEPS, RouterTrainer, RouterTraining, _report_loss
 
 
@@ -132,3 +136,55 @@ def test_refusals(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     file.write_text("sampels = 3\n")
     with pytest.raises(UniresError, match="samples"):
         RouterTraining.read(file)
+
+
+def test_a_new_column_from_a_short_run(photos: Path, tiny_net: Any, tmp_path: Path) -> None:
+    """The router learns when an added expert is worth its weight; of the old columns nothing is changed."""
+    model, haze = tmp_path / "model", "haze(beta=1, airlight=0.8)"
+    net = tiny_net(3, widths=(16, 16))
+    net.leave.weight.data.mul_(0.05)  # does little, so that nothing else helps
+    save_net(net, model)
+    trainer(photos, model, tmp_path, run=str(model)).run()  # a router of the model's own
+    mine = tmp_path / "mine"
+    add_expert(ExpertTraining("haze", photos, mine, model, haze, steps=150, crop=32, margin=8, rate=0.1, device="cpu"),
+               lambda line: None)  # fmt: skip
+    lines: list[str] = []
+    changes: dict[str, Any] = {"start_from": str(mine), "add": "haze", "degradation": haze, "samples": 40,
+                               "rounds": 200, "run": str(tmp_path / "more")}  # fmt: skip
+    t = trainer(photos, mine, tmp_path, **changes)
+    t.log = lines.append
+    t.run()
+    old, new = Router.load(mine), Router.load(tmp_path / "more")
+    assert old is not None and new is not None
+    assert new.config.steps == ((*STEPS[0], "haze"), (*STEPS[1], "haze@relay"))
+    for name, value in old.state_dict().items():
+        assert torch.equal(new.state_dict()[name][: len(value)], value), name
+    assert any(bool(w.leave.weight[-1].any()) for w in new.weigh)
+    samples = t.open(24)
+    t.judge(samples)
+    t.ask(samples, 0)
+
+    def reached(router: Router) -> float:
+        t.router = router
+        rows = t._rows(samples, 0)[0]
+        grams = torch.stack([s.grams[0] for s in samples])[..., : rows.shape[1], : rows.shape[1]]
+        return -10 * float(torch.einsum("bkyx,byxkl,blyx->byx", rows, grams, rows).mean().log10())
+
+    assert reached(new) > reached(old) + 0.2
+    # and the photo is restored with it
+    (mine / "router.safetensors").write_bytes((tmp_path / "more" / "router.safetensors").read_bytes())
+    hazy = unires.degrade(Image.open(sorted(photos.iterdir())[0]), haze)
+    restorer = Restorer.from_pretrained(mine)
+    restorer(hazy)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"add": "haze"}, "needs"),
+    ({"degradation": "haze"}, "needs"),
+    ({"add": "haze", "degradation": "haze", "start_from": "nothing"}, "no router"),
+])  # fmt: skip
+def test_what_a_new_column_needs(
+    photos: Path, tiny_folder: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UniresError, match=said):
+        trainer(photos, tiny_folder, tmp_path, **changes)

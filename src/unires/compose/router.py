@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +231,19 @@ class Router(nn.Module):
             used = most >= min(LEAST, float(most.max()))  # where all are small, the largest stays
             kept = row[used] + (1 - row[used].sum(dim=0)) / int(used.sum())
             values[s, [names.index(n) for n, u in zip(step, used.tolist(), strict=True) if u]] = kept
-        return Weights(tuple(Expert.parse(n, (*self.config.tasks, "blind")) for n in names), values)
+        return Weights(tuple(Expert.parse(n, [n.partition("@")[0]]) for n in names), values)
+
+    def with_expert(self, name: str) -> Router:
+        """The same with one column more in each step, as yet without weight: an expert that was added to the model; on
+        the photo in the first step, on the estimate before in the others."""
+        steps = tuple((*step, name if s == 0 else f"{name}@relay") for s, step in enumerate(self.config.steps))
+        router = Router(replace(self.config, steps=steps))
+        old, state = self.state_dict(), router.state_dict()
+        for key, value in state.items():
+            value.zero_()
+            value[: len(old[key])] = old[key]
+        router.load_state_dict(state)
+        return router.eval().requires_grad_(False)
 
     def save(self, folder: Path) -> None:
         """Beside the denoiser that it was trained for, in half precision."""

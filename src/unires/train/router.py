@@ -25,6 +25,7 @@ from unires.compose.router import HARM_UNIT, LEAST, Router, RouterConfig
 from unires.compose.spectrum import CELL, spectra
 from unires.degrade import mixtures
 from unires.degrade.isolated import TASKS
+from unires.degrade.recipe import Recipe
 from unires.denoise.checkpoint import load_denoiser
 from unires.denoise.interface import Denoiser, Hint
 from unires.errors import UniresError, shown
@@ -48,6 +49,8 @@ class RouterTraining:
     model: str = ""
     run: str = "runs/router"
     start_from: str = ""  # a folder with a router: its report is kept, only the weights, which go with experts, are new
+    add: str = ""  # an expert that was added to `model`: that router is kept whole, and only the expert's column is new
+    degradation: str = ""  # what that expert is for (`unires.degrade.recipe`); half of the samples suffer it first
     crop: int = 256  # that the report is learnt from
     seen: int = 352  # pixels a side that the router sees of a sample when weights are learnt,
     asked: int = 160  # and of its centre, that experts run on
@@ -102,7 +105,12 @@ class RouterTrainer:
         if config.crop % CELL or config.asked % CELL or self.edge % CELL or self.edge < 0:
             raise UniresError(f"Crops for a router, and their centres, are of whole cells of {CELL} pixels.")
         self.router = Router(RouterConfig(TASKS, STEPS)).to(self.device).requires_grad_(False)
-        if config.start_from:
+        self.recipe = Recipe.parse(config.degradation) if config.degradation else None
+        if bool(config.add) != bool(self.recipe) or (config.add and not config.start_from):
+            raise UniresError("A router's new column needs `add`, `degradation` and `start_from`.")
+        if config.add:
+            self.router = self._with_expert(config)
+        elif config.start_from:
             known = Router.load(Path(config.start_from))
             if known is None or known.config != self.router.config:
                 raise UniresError(f"There is no router of this shape in {shown(config.start_from)}.")
@@ -115,13 +123,22 @@ class RouterTrainer:
             raise UniresError("The configuration names no folder of clean photos.")
         self.photos = Atlas.load(paths, max(config.crop, config.seen) + 2 * config.margin, self.device)
 
+    def _with_expert(self, c: RouterTraining) -> Router:
+        known = Router.load(Path(c.start_from))
+        if known is None:
+            raise UniresError(f"There is no router in {shown(c.start_from)}.")
+        if c.add in known.config.steps[0]:
+            raise UniresError(f"The router in {shown(c.start_from)} knows {shown(c.add)} already.")
+        Expert.parse(c.add, self.denoiser.facts.tasks)
+        return known.with_expert(c.add).to(self.device)
+
     def run(self) -> None:
         if not self.config.start_from:
             self.learn_report(self.collect())
             self.save()
         samples = self.open(self.config.samples)
         self.judge(samples)
-        for step in range(len(STEPS)):
+        for step in range(len(self.router.config.steps)):
             self.ask(samples, step)
             self.learn_weights(samples, step)
             self.save()
@@ -139,7 +156,15 @@ class RouterTrainer:
         host = torch.Generator().manual_seed(seed)
         device = torch.Generator(self.device).manual_seed(seed + 1) if self.device.type != "cpu" else host
         clean = self.photos.crops(self.photos.places(count, crop + 2 * c.margin, host))
-        mixture = mixtures.draw(clean, host, device)
+        source = clean
+        if self.recipe:
+            seeds, suffers = torch.randint(2**62, (count,), generator=host), torch.rand(count, generator=host) < 0.5
+            parts = [
+                self.recipe(x[None], seed) if yes else x[None]
+                for x, seed, yes in zip(clean, seeds.tolist(), suffers.tolist(), strict=True)
+            ]
+            source = torch.cat(parts)
+        mixture = mixtures.draw(source, host, device)
         top, left = torch.randint(0, 2 * c.margin + 1, (2,), generator=host).tolist()
         window = (..., slice(top, top + crop), slice(left, left + crop))
         where = _regions(count, crop, c.region_share, host).to(self.device)
@@ -221,8 +246,8 @@ class RouterTrainer:
 
     def ask(self, samples: list[Sample], step: int) -> None:
         """Run the step's experts on every sample, and keep the products of their errors."""
-        experts = [Expert.parse(name, self.denoiser.facts.tasks) for name in STEPS[step]]
-        t = times(len(STEPS))[step]
+        experts = [Expert.parse(name, self.denoiser.facts.tasks) for name in self.router.config.steps[step]]
+        t = times(len(self.router.config.steps))[step]
         alpha, sigma = levels(t)
         started = time.monotonic()
         size, cells = samples[0].clean.shape, self.config.asked // CELL
@@ -269,7 +294,8 @@ class RouterTrainer:
     def learn_weights(self, samples: list[Sample], step: int) -> None:
         """Least log squared error of the composed estimate, plus a charge for each expert that has to run."""
         errors = torch.stack([s.grams[step].mean(dim=(0, 1)).diagonal() for s in samples[-_held(samples) :]])
-        alone = ", ".join(f"{e} {float(_decibels(errors[:, i])):.2f}" for i, e in enumerate(STEPS[step]))
+        names = self.router.config.steps[step]
+        alone = ", ".join(f"{e} {float(_decibels(errors[:, i])):.2f}" for i, e in enumerate(names))
         self.log(f"step {step + 1}, each alone on the held-out samples, in dB: {alone}")
 
         def loss(chosen: list[Sample]) -> Tensor:
@@ -279,8 +305,16 @@ class RouterTrainer:
             _, gain, used = self._weighing(test, step)
             return f"{gain:.3f} dB, {used:.2f} passes"
 
-        parameters = list(self.router.weigh[step].parameters())
+        named = self.router.weigh[step].named_parameters()
+        hooks = []
+        if self.config.add:  # the last row of what has a row for each expert
+            named = ((n, p) for n, p in named if n.startswith(("gate.", "leave.")))
+        parameters = [p for _, p in named]
+        if self.config.add:
+            hooks = [p.requires_grad_().register_hook(_last_row) for p in parameters]  # type: ignore[no-untyped-call]
         self._learn(f"step {step + 1}", parameters, samples, loss, score, self.config.rounds)
+        for hook in hooks:
+            hook.remove()
 
     def _learn(
         self, name: str, parameters: list[torch.nn.Parameter], samples: list[Sample],
@@ -290,7 +324,8 @@ class RouterTrainer:
         c = self.config
         held = _held(samples)
         train, test = samples[:-held], samples[-held:]
-        optimizer = torch.optim.AdamW([p.requires_grad_() for p in parameters], lr=c.rate, weight_decay=1e-2)
+        decay = 0.0 if c.add else 1e-2
+        optimizer = torch.optim.AdamW([p.requires_grad_() for p in parameters], lr=c.rate, weight_decay=decay)
         generator = torch.Generator().manual_seed(c.seed)
         for round_ in range(rounds):
             for group in optimizer.param_groups:
@@ -314,7 +349,8 @@ class RouterTrainer:
         grams = torch.stack([s.grams[step] for s in samples])
         error = torch.einsum("bkyx,byxkl,blyx->byx", rows, grams, rows).mean(dim=(1, 2))
         loss = (error + VISIBLE).log().mean() + self.config.charge * passes.sum(dim=1).mean()
-        networks = torch.tensor([not name.startswith(KEEP) for name in STEPS[step]], device=rows.device)
+        names = self.router.config.steps[step]
+        networks = torch.tensor([not name.startswith(KEEP) for name in names], device=rows.device)
         used = (rows[:, networks].abs().amax(dim=(2, 3)) >= LEAST).float().sum(dim=1).mean()
         return loss, float(_decibels(error.detach())), float(used)
 
@@ -331,6 +367,10 @@ def _regions(count: int, size: int, share: float, host: torch.Generator) -> Tens
     along = torch.cos(angle * 2 * math.pi) * ramp[:, None] + torch.sin(angle * 2 * math.pi) * ramp
     degraded: Tensor = (along < distance - 0.3) | (partly >= share)
     return degraded[:, None]
+
+
+def _last_row(gradient: Tensor) -> Tensor:
+    return torch.cat((torch.zeros_like(gradient[:-1]), gradient[-1:]))
 
 
 def _held(samples: list[Sample]) -> int:
