@@ -48,9 +48,11 @@ def test_figures_and_history(model: str, tmp_path: Path) -> None:
     ours = Ours(model, "cpu")
     figures = speed.measure(ours.restorer, seconds=0, least=1, large=False)
     names = [f.name for f in figures]
-    assert names[:2] == ["reference convolution", "one pass, 512 x 512"]
+    told = "one pass that is told the noise, 512 x 512"
+    assert names[:3] == ["reference convolution", "one pass, 512 x 512", told]
     assert "composed step of 8 experts, 512 x 512" in names
     by_name = {f.name: f for f in figures}
+    assert by_name[told].multiply_adds > by_name["one pass, 512 x 512"].multiply_adds
     eight = by_name["composed step of 8 experts, 512 x 512"]
     assert eight.multiply_adds == 8 * by_name["one pass, 512 x 512"].multiply_adds
     facts = speed.machine(ours.restorer, ours.version)
