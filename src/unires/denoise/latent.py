@@ -162,15 +162,16 @@ class LatentNet(nn.Module):
         n, _ = self.place(t)
         prompts = self.prompts[task].to(kind).expand(len(z), -1, -1)
         x = torch.cat((z, condition), dim=1).to(kind)
-        said, n = torch.empty_like(z), n.expand(len(z))
+        n, said = n.expand(len(z)), torch.zeros_like(z)
+        if not self.config.adapters:
+            return self.unet(x, n, encoder_hidden_states=prompts).sample.float()  # type: ignore[no-any-return]
         tasks = [self.config.tasks[i] for i in task.expand(len(z)).tolist()]
         adapted = [name if name in self.config.adapters else "" for name in tasks]
         for name in dict.fromkeys(adapted):
-            if self.config.adapters:
-                use_adapter(self.unet, name)
-            mine = [i for i, other in enumerate(adapted) if other == name]
-            said = said.index_copy(0, torch.tensor(mine, device=z.device), self.unet(
-                x[mine], n[mine], encoder_hidden_states=prompts[mine]).sample.to(said))  # fmt: skip
+            use_adapter(self.unet, name)
+            mine = torch.tensor([i for i, other in enumerate(adapted) if other == name], device=z.device)
+            part = self.unet(x[mine], n[mine], encoder_hidden_states=prompts[mine]).sample
+            said = said.index_copy(0, mine, part.to(said))
         return said
 
     def forward(self, z: Tensor, t: Tensor, condition: Tensor, task: Tensor) -> Tensor:

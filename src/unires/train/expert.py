@@ -174,14 +174,26 @@ def train(net: CompactNet, crops: Crops, c: ExpertTraining, log: Log) -> tuple[i
     host, noise = torch.Generator().manual_seed(c.seed + 1), torch.Generator(device).manual_seed(c.seed + 2)
     # nobody says how strong a new degradation is, in training or later
     task, unknown = torch.full((c.batch,), tasks - 1, device=device), torch.zeros(c.batch, device=device)
-    started, step, window = time.monotonic(), 0, list[float]()
-    while (left := 1 - max(step / c.steps, (time.monotonic() - started) / 60 / c.minutes)) > 0:
+
+    def loss() -> Tensor:
         clean, degraded = (x.to(device) for x in crops.draw(c.batch, host))
         with torch.autocast(device.type, kind, enabled=kind != torch.float32):
             value, _ = objective.loss(net, uncertainty, clean, degraded, task, unknown, unknown, noise, task_dropout=0,
                                       severity_dropout=1)  # fmt: skip
-        for group in optimizer.param_groups:
-            group["lr"] = (c.rate or RATE) * left
+        return value
+
+    return descend(optimizer, loss, c, log)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], c: ExpertTraining, log: Log
+            ) -> tuple[int, float]:  # fmt: skip
+    """Steps at a rate that falls linearly to zero, until the steps or the minutes are over. Returns both."""
+    started, step, window = time.monotonic(), 0, list[float]()
+    rates = [group["lr"] for group in optimizer.param_groups]
+    while (left := 1 - max(step / c.steps, (time.monotonic() - started) / 60 / c.minutes)) > 0:
+        value = loss()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * left
         optimizer.zero_grad()
         torch.autograd.backward(value)
         optimizer.step()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from unires.denoise.schedule import alpha_sigma
 from unires.errors import OptionError, shown
 from unires.restore.latents import psnr_of
 from unires.restore.restorer import pick_device
-from unires.train.expert import MEASURED, Crops, ExpertTraining, Log, notes
+from unires.train.expert import MEASURED, Crops, ExpertTraining, Log, descend, notes
 
 RATE = 1e-3
 
@@ -70,11 +69,11 @@ def train(net: LatentNet, crops: Crops, c: ExpertTraining, log: Log) -> tuple[in
     adapters = [p for n, p in net.unet.named_parameters() if f".{c.name}." in n]
     for p in adapters:
         p.requires_grad_()
-    optimizer, rate = torch.optim.Adam([own, *adapters], lr=c.rate or RATE, betas=(0.9, 0.99)), c.rate or RATE
+    optimizer = torch.optim.Adam([own, *adapters], lr=c.rate or RATE, betas=(0.9, 0.99))
     host, device = torch.Generator().manual_seed(c.seed + 1), net.prompts.device
     task = torch.full((c.batch,), len(old), device=device)
-    started, step, window = time.monotonic(), 0, list[float]()
-    while (left := 1 - max(step / c.steps, (time.monotonic() - started) / 60 / c.minutes)) > 0:
+
+    def loss() -> Tensor:
         pair = crops.draw(c.batch, host)
         with torch.no_grad():
             x, condition = (net.sum_up(net.look((v.to(device) + 1) / 2)) for v in pair)
@@ -83,20 +82,12 @@ def train(net: LatentNet, crops: Crops, c: ExpertTraining, log: Log) -> tuple[in
         noise = torch.randn(x.shape, generator=host).to(device)
         alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
         said = net.out(alpha * x + sigma * noise, t, condition, task)
-        value = F.mse_loss(said, target(net.config.prediction, x, noise, alpha, sigma))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * left
-        optimizer.zero_grad()
-        torch.autograd.backward(value)
-        optimizer.step()
-        step += 1
-        window.append(float(value.detach()))
-        if step % 50 == 0:
-            log(f"step {step}  loss {sum(window) / len(window):.4f}  {left:.0%} left")
-            window.clear()
+        return F.mse_loss(said, target(net.config.prediction, x, noise, alpha, sigma))
+
+    done = descend(optimizer, loss, c, log)
     net.prompts = torch.cat((old, own.detach()[None]))
     net.requires_grad_(False)
-    return step, (time.monotonic() - started) / 60
+    return done
 
 
 def measure(net: LatentNet, task: str, clean: Tensor, degraded: Tensor) -> float:
