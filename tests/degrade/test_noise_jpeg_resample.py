@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import cv2
@@ -71,6 +72,31 @@ def test_demosaicing_amplifies_colours_and_correlates_neighbours() -> None:
         r = residual[channel] / residual[channel].std()
         assert float((r[:, 1:] * r[:, :-1]).mean()) > 0.3
         assert abs(float((r[:, 4:] * r[:, :-4]).mean())) < 0.03
+
+
+def test_smoothed_noise_is_as_strong_and_correlated_as_a_gaussian_makes_it() -> None:
+    """Closed form: white noise smoothed by a Gaussian of deviation s has a correlation of exp(-d^2 / 4 s^2) between
+    pixels d apart. The mean of three channels' white noise, and what is left without it, are white as well."""
+    clean = torch.full((3, 3, 256, 256), 0.5)
+    noisy = clean + 0.1 * torch.randn(clean.shape, generator=generator())
+    brightness, colour = torch.tensor([1e-3, 0.8, 1.5]), torch.tensor([1e-3, 1.2, 0.8])
+    noise = operators.smooth_noise(clean, noisy, brightness, colour) - clean
+    torch.testing.assert_close(noise[0], (noisy - clean)[0], atol=1e-6, rtol=0)
+    grey = noise.mean(dim=1, keepdim=True)
+    for i in range(3):
+        assert float(noise[i].square().mean()) == pytest.approx(float((noisy - clean)[i].square().mean()), rel=1e-4)
+        for part, sigma in ((grey[i], brightness[i]), ((noise - grey)[i], colour[i])):
+            for d in (1, 2):
+                seen = float((part[..., d:] * part[..., :-d]).mean() / part.square().mean())
+                assert seen == pytest.approx(math.exp(-(d**2) / (4 * float(sigma) ** 2)), abs=0.03)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3)])
+def test_smoothed_noise_on_the_smallest_pictures(size: tuple[int, int]) -> None:
+    clean = torch.full((1, 3, *size), 0.5)
+    out = operators.smooth_noise(clean, clean + 0.1, torch.ones(1), torch.ones(1))
+    torch.testing.assert_close(out, clean + 0.1)
+    assert operators.smooth_noise(clean, clean, torch.ones(1), torch.ones(1)).equal(clean)
 
 
 @pytest.mark.parametrize("level", [0.05, 0.4])

@@ -24,10 +24,12 @@ PHASES = ("start of Python", "import of torch", "other imports", "read the photo
 
 # what a fresh process runs: the command line itself, with a clock in the functions that it calls
 PROGRAM = """
-import sys, time
+import gc, sys, time
 python = time.time() - float(sys.argv[1])
 begun = time.perf_counter()
+gc.disable()
 import torch
+gc.enable()
 torch_seconds = time.perf_counter() - begun
 from unires.bench import profile
 spent = profile.clock(python, torch_seconds)

@@ -5,6 +5,8 @@ noise act in linear light, as in a camera; resampling and JPEG act on sRGB value
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -121,3 +123,30 @@ def sensor_noise(
     mode = "reflect" if min(light.shape[-2:]) > 1 else "replicate"
     noise = F.conv2d(F.pad(draw * std * site, (1, 1, 1, 1), mode=mode), bilinear, groups=3)
     return to_srgb(light + noise)
+
+
+def smooth_noise(clean: Tensor, noisy: Tensor, brightness: Tensor, colour: Tensor) -> Tensor:
+    """`noisy`, with its noise as a camera's own denoising, compression and reduction leave it: neighbours alike, and
+    colours more so than brightness.
+
+    What it has more than `clean` is smoothed by Gaussians of these deviations (B, pixels), then made as strong as it
+    was. B x 3 x H x W each; not clipped."""
+    noise = noisy - clean
+    grey = noise.mean(dim=1, keepdim=True)
+    out = _smoothed(grey, brightness) + _smoothed(noise - grey, colour)
+    strength, left = (v.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() for v in (noise, out))
+    return clean + out * (strength / left.clamp(min=1e-6))
+
+
+def _smoothed(x: Tensor, sigma: Tensor) -> Tensor:
+    """By a Gaussian of a deviation (B, pixels) for each picture, cut at four times the largest; mirrored borders."""
+    count, channels, height, width = x.shape
+    radius = min(max(1, math.ceil(4 * float(sigma.max()))), height - 1, width - 1)
+    if radius < 1:
+        return x
+    place = torch.arange(-radius, radius + 1, device=x.device)
+    line = torch.exp(-(place**2) / (2 * sigma.to(x).clamp(min=1e-3)[:, None] ** 2))
+    line = (line / line.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)[:, None]
+    planes = F.pad(x.reshape(1, count * channels, height, width), (radius,) * 4, mode="reflect")
+    planes = F.conv2d(planes, line[..., None], groups=count * channels)
+    return F.conv2d(planes, line[:, :, None], groups=count * channels).view_as(x)

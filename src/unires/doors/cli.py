@@ -199,8 +199,10 @@ def run_restore(args: argparse.Namespace) -> None:
     encode = {"format": args.format, "quality": args.quality, "bit_depth": args.bit_depth, "overwrite": args.overwrite}
     check_output(photo, out, size=size, **encode)
 
+    gc.disable()  # what torch's import makes stays: to look through it for garbage, again and again, takes 0.3 s
     from unires.restore.restorer import Restorer
 
+    gc.enable()
     restorer = Restorer.from_pretrained(args.model, args.device, ensemble=args.ensemble)
     bar = ProgressLine(Path(args.photo).name)
     restored = restorer(
