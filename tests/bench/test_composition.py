@@ -29,7 +29,7 @@ def routed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         (folder / file.name).write_bytes(file.read_bytes())
     torch.manual_seed(0)
     steps = ("blind", *TASKS, "keep"), ("keep@relay", "denoise@relay")
-    router = Router(RouterConfig(TASKS, steps, 16, 8))
+    router = Router(RouterConfig(TASKS, (steps,), 16, 8))
     for weigh in router.weigh:
         torch.nn.init.normal_(weigh.leave.weight, std=0.3)
     router.save(folder)

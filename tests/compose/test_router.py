@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from unires.compose import router as module
 from unires.compose.experts import Expert
@@ -17,12 +18,13 @@ from unires.degrade.isolated import TASKS
 from unires.errors import UniresError
 
 STEPS = (("blind", "denoise", "keep"), ("keep@relay", "denoise@relay"))
+PLANS = (STEPS,)
 
 
 @pytest.fixture
 def router() -> Router:
     torch.manual_seed(1)
-    return Router(RouterConfig(TASKS, STEPS, 16, 8)).eval().requires_grad_(False)
+    return Router(RouterConfig(TASKS, PLANS, 16, 8)).eval().requires_grad_(False)
 
 
 def stirred(router: Router) -> Router:
@@ -41,7 +43,7 @@ def test_weights_sum_to_one_at_every_place(router: Router, photo: Any) -> None:
     plane = spectra(photo)[1][0].mean(dim=(0, 1))
     known, _ = router.known(*(v[0] for v in router.judge(look)[:3]), plane)
     for step in range(2):
-        row, passes = router.decide(look, known[None], step)
+        row, passes = router.decide(look, known[None], 0, step)
         assert passes.shape == (1, len(STEPS[step])) and float(passes.min()) == 0 < float(passes.max()) < 1
         torch.testing.assert_close(row.sum(dim=1), torch.ones_like(row[:, 0]))
     w = router.reading(look, plane).weights
@@ -52,20 +54,20 @@ def test_weights_sum_to_one_at_every_place(router: Router, photo: Any) -> None:
 def test_small_weights_cost_no_pass(router: Router) -> None:
     first = torch.tensor([0.6, 0.385, 0.015])[:, None, None].expand(3, 4, 5).clone()
     second = torch.tensor([1.0 + LEAST / 2, -LEAST / 2])[:, None, None].expand(2, 4, 5)
-    w = router.weights([first, second])
+    w = router.weights([first, second], STEPS)
     assert [w.experts[i] for i in w.active(0)] == [Expert("blind"), Expert("denoise")]
     assert [w.experts[i] for i in w.active(1)] == [Expert("keep", "relay")]
     assert w.passes(2) == 2
     first[2, 1, 1] = 0.5  # where one place needs an expert, it runs
     first[0, 1, 1] = 0.13
-    assert router.weights([first, second]).passes(1) == 2
-    assert len(router.weights([first, second]).active(0)) == 3
+    assert router.weights([first, second], STEPS).passes(1) == 2
+    assert len(router.weights([first, second], STEPS).active(0)) == 3
 
 
 def test_where_all_are_small_the_largest_stays() -> None:
-    config = RouterConfig(TASKS, (("blind", *TASKS, "keep"), ("keep@relay",)), 16, 8)
+    plan = (("blind", *TASKS, "keep"), ("keep@relay",))
     rows = [torch.tensor([0.2, 0.16, 0.16, 0.12, 0.12, 0.12, 0.12])[:, None, None], torch.ones(1, 1, 1)]
-    assert str(Router(config).weights(rows)) == "blind=1; keep@relay=1"
+    assert str(Router(RouterConfig(TASKS, (plan,), 16, 8)).weights(rows, plan)) == "blind=1; keep@relay=1"
 
 
 def test_a_shut_gate_costs_no_pass(router: Router, photo: Any) -> None:
@@ -105,6 +107,35 @@ def test_a_folder_keeps_it(router: Router, photo: Any, tmp_path: Path) -> None:
     assert again is not None and again.config == router.config
     a, b = router.read(photo), again.read(photo)
     assert torch.equal(a.weights.values, b.weights.values) and torch.equal(a.present, b.present)
+
+
+def test_a_router_from_before_there_were_plans(router: Router, tmp_path: Path) -> None:
+    router.save(tmp_path)
+    config = {"tasks": TASKS, "steps": STEPS, "report_width": 16, "weigh_width": 8}
+    save_file(load_file(tmp_path / FILE), tmp_path / FILE, {"config": json.dumps(config)})
+    again = Router.load(tmp_path)
+    assert again is not None and again.config == router.config
+
+
+def test_the_plan_that_seems_best_is_taken(photo: Any, tmp_path: Path) -> None:
+    plans = ((("blind", "denoise"),), STEPS, (("keep",), ("denoise@relay", "keep"), ("keep@relay",)))
+    torch.manual_seed(1)
+    router = Router(RouterConfig(TASKS, plans, 16, 8)).eval().requires_grad_(False)
+    assert router.choice is not None
+    router.choice[-1].weight.zero_()
+    texts = "blind=1", "blind=1; keep@relay=1", "keep=1; denoise@relay=1; keep@relay=1"
+    for logits, order in (((0.0, 1.0, 2.0), (2, 1, 0)), ((0.0, 2.0, 1.0), (1, 2, 0)), ((2.0, 0.0, 1.0), (0, 2, 1))):
+        router.choice[-1].bias.copy_(torch.tensor(logits))
+        router.save(tmp_path)
+        again = Router.load(tmp_path)
+        assert again is not None
+        for one in (router, again):
+            reading = one.read(photo)
+            assert [str(w) for w in (reading.weights, *reading.others)] == [texts[i] for i in order]
+            for steps in (1, 2, 3, 9):
+                fitting = next(i for i in order if len(plans[i]) <= steps)
+                assert str(reading.within(steps)) == texts[fitting]
+    assert str(Router(RouterConfig(TASKS, (STEPS,), 16, 8)).eval().read(photo).within(1)) == "blind=1"
 
 
 def test_damage_is_one_sentence(router: Router, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from unires.compose import quality, search
 from unires.compose.router import Router, RouterConfig
 from unires.degrade.isolated import TASKS
-from unires.train.router import STEPS
+from unires.train.router import PLANS
 
 
 def test_the_grid_is_the_papers() -> None:
@@ -55,7 +55,7 @@ def test_climbing_reaches_weights_between_the_grids() -> None:
 
 def test_the_routers_quality_can_be_climbed() -> None:
     torch.manual_seed(0)
-    router = Router(RouterConfig(TASKS, STEPS, 16, 8)).eval().requires_grad_(False)
+    router = Router(RouterConfig(TASKS, PLANS, 16, 8)).eval().requires_grad_(False)
     x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     said = quality.remaining_harm(router)(x)
     assert said.shape == (2,)

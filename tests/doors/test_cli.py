@@ -422,7 +422,7 @@ def routed_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -
     for file in tiny_folder.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     steps = ("blind", "denoise", "keep"), ("keep@relay", "denoise@relay")
-    Router(RouterConfig(TASKS, steps, 16, 8)).save(folder)
+    Router(RouterConfig(TASKS, (steps,), 16, 8)).save(folder)
     return folder
 
 

@@ -286,7 +286,7 @@ def routed(tiny: Any) -> Restorer:
     """A router that isn't trained, but whose weights differ from place to place."""
     torch.manual_seed(3)
     steps = ("blind", "denoise", "dejpeg"), ("keep@relay", "denoise@relay")
-    router = Router(RouterConfig(isolated.TASKS, steps, 16, 8)).eval().requires_grad_(False)
+    router = Router(RouterConfig(isolated.TASKS, (steps,), 16, 8)).eval().requires_grad_(False)
     for weigh in router.weigh:
         torch.nn.init.normal_(weigh.leave.weight, std=0.3)
     router.report.bias[: len(isolated.TASKS)] = 3.0  # every degradation is there

@@ -259,6 +259,21 @@ def test_relay_gets_the_estimate_of_the_step_before(solver: str) -> None:
         assert torch.equal(condition[1:], expected)
 
 
+def test_experts_that_see_the_relay_alone_start_afresh(tiny: Any) -> None:
+    """Two steps are two experts, one after the other, and what stands for z is the noise that there was."""
+    pixels, z1 = torch.rand(2, 3, 16, 16), noise(2, 3, 16, 16)
+    told = {"dejpeg": Hint(0.4)}
+    two = sample(tiny, pixels, weights("denoise; dejpeg@relay=0.7,keep=0.3"), steps=2, noise=z1, hints=told)
+    first = sample(tiny, pixels, weights("denoise"))
+    second = 0.7 * sample(tiny, first, weights("dejpeg"), hints=told) + 0.3 * pixels
+    torch.testing.assert_close(two, second, atol=1e-5, rtol=0)
+    toy = Toy()
+    sample(toy, pixels, weights("denoise; dejpeg@relay"), steps=4, noise=z1)
+    assert [t for _, t, _, _ in toy.asked] == [1.0] * 4
+    for z, _, _, _ in toy.asked:
+        torch.testing.assert_close(z, z1, atol=1e-4, rtol=0)
+
+
 def test_the_experts_of_a_step_are_asked_once() -> None:
     toy = Toy()
     pixels = torch.rand(2, 3, 4, 4)

@@ -41,7 +41,7 @@ def model(tmp_path: Path, tiny_net: Callable[..., Any]) -> Path:
     net = tiny_net(3, widths=(16, 16))
     net.leave.weight.data.mul_(0.3)  # does something, but no great harm
     save_net(net, folder)
-    Router(RouterConfig(isolated.TASKS, (("blind", "denoise", "keep"), ("keep@relay",)), 16, 8)).save(folder)
+    Router(RouterConfig(isolated.TASKS, ((("blind", "denoise", "keep"), ("keep@relay",)),), 16, 8)).save(folder)
     (folder / "README.md").write_text("# A model\n")
     return folder
 

@@ -18,7 +18,7 @@ from unires.errors import UniresError
 from unires.restore.restorer import Restorer
 from unires.sample.sampler import sample as run_sampler
 from unires.train.expert import ExpertTraining, add_expert
-from unires.train.router import STEPS, RouterTrainer, RouterTraining, _report_loss
+from unires.train.router import PLANS, VISIBLE, RouterTrainer, RouterTraining, _report_loss
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,10 @@ def test_its_error_is_the_composed_steps_error(photos: Path, tiny_folder: Path, 
     sample = t.open(1)[0]
     t.judge([sample])
     sample.told = {}
-    t.ask([sample], 0)
-    w = torch.linspace(-0.5, 0.9, len(STEPS[0])).double()
+    t.ask([sample], 0, 0)
+    w = torch.linspace(-0.5, 0.9, len(PLANS[0][0])).double()
     w[-1] += 1 - w.sum()
-    text = ",".join(f"{e}={v}" for e, v in zip(STEPS[0], w.tolist(), strict=True))
+    text = ",".join(f"{e}={v}" for e, v in zip(PLANS[0][0], w.tolist(), strict=True))
     weights = Weights.parse(text, t.denoiser.facts.tasks)
     restored = run_sampler(t.denoiser, sample.degraded[None], weights)
     error = (restored[0] - sample.clean).square().mean()
@@ -59,13 +59,13 @@ def test_it_finds_the_oracles_weights(photos: Path, tiny_folder: Path, tmp_path:
     samples = t.open(2)
     t.router.eval()
     t.judge(samples)
-    t.ask(samples, 0)
+    t.ask(samples, 0, 0)
     samples[1] = samples[0]  # the last tenth is held out: here, the same
     gram = samples[0].grams[0].double().mean(dim=(0, 1))
-    start = psnr_of(gram, torch.eye(len(STEPS[0])).double()[0])
-    t.learn_weights(samples, 0)
+    start = psnr_of(gram, torch.eye(len(PLANS[0][0])).double()[0])
+    t.learn_weights(samples, 0, 0)
     with torch.inference_mode():
-        row = t._rows(samples, 0)[0][0]
+        row = t._rows(samples, 0, 0)[0][0]
         reached = -10 * torch.einsum("kyx,yxkl,lyx->yx", row, samples[0].grams[0], row).mean().log10()
     oracle = psnr_of(gram, best_weights([gram]))
     assert oracle > start + 0.3
@@ -83,7 +83,50 @@ def test_a_run_leaves_a_router_that_judges_as_it_did(photos: Path, tiny_folder: 
     judged = router.judge(router.look(sample.spectra[None].float()))[:3]
     known, _ = router.known(*(v[0] for v in judged), sample.plane)
     torch.testing.assert_close(sample.known, known, atol=0.02, rtol=0.02)
-    assert float(router.weigh[0].leave.weight.abs().max()) > 0 < float(router.weigh[1].leave.weight.abs().max())
+    assert all(float(weigh.leave.weight.abs().max()) > 0 for weigh in router.weigh)
+
+
+def test_a_second_step_is_learnt_from_what_sampling_makes(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """Weights, and the error that the trainer expects of them, against the sampler's own two steps."""
+    t = trainer(photos, tiny_folder, tmp_path)
+    samples = t.open(2)
+    t.router.eval()
+    t.judge(samples)
+    for sample in samples:
+        sample.told = {}
+    t.ask(samples, 0, 0)
+    for step in range(2):
+        torch.nn.init.normal_(t.router.weigh[1 + step].leave.bias, std=0.5, generator=torch.Generator().manual_seed(9))
+        t.ask(samples, 1, step)
+    rows = [t._rows(samples[:1], 1, step)[0][0] for step in range(2)]
+    experts = [[float(v) for v in row.mean(dim=(1, 2))] for row in rows]  # the same at every place
+    text = ";".join(",".join(f"{e}={v}" for e, v in zip(pool, values, strict=True))
+                    for pool, values in zip(PLANS[1], experts, strict=True))  # fmt: skip
+    weights = Weights.parse(text, t.denoiser.facts.tasks)
+    noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    restored = run_sampler(t.denoiser, samples[0].degraded[None], weights, steps=2, noise=noise)
+    error = (restored[0] - samples[0].clean).square().mean()
+    assert float(t._misfit(samples[:1], rows[1][None], 2).exp()) == pytest.approx(float(error) + VISIBLE, rel=0.01)
+
+
+def test_the_better_plan_is_learnt(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """Of two plans each is better for half of the samples, which the report tells apart."""
+    t = trainer(photos, tiny_folder, tmp_path, rounds=150, report_rounds=1)
+    t.learn_report(t.collect())  # which also settles the features' units
+    samples = t.open(40)
+    t.judge(samples)
+    t.ask(samples, 0, 0)
+    for step in range(2):
+        t.ask(samples, 1, step)
+    for i, sample in enumerate(samples):
+        sample.known = torch.full_like(sample.known, float(i % 2))
+        sample.grams[0] = torch.full_like(sample.grams[0], (0.01, 0.02)[i % 2])
+        sample.grams[2] = torch.full_like(sample.grams[2], (0.02, 0.01)[i % 2])
+    t.learn_choice(samples)
+    with torch.inference_mode():
+        chosen = t.router.choose(t.router.look(torch.stack([s.spectra for s in samples]).float()),
+                                 torch.stack([s.known for s in samples])).argmax(dim=1)  # fmt: skip
+    assert chosen.tolist() == [0, 1] * 20
 
 
 def test_the_report_learns(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -113,7 +156,7 @@ def test_a_report_is_kept_for_new_experts(photos: Path, tiny_folder: Path, tmp_p
     again = Router.load(tmp_path / "second")
     assert known is not None and again is not None
     for name, value in known.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]) == (not name.startswith("weigh.")), name
+        assert torch.equal(value, again.state_dict()[name]) == (not name.startswith(("weigh.", "choice."))), name
 
 
 def test_regions_stay_clean(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -156,17 +199,19 @@ def test_a_new_column_from_a_short_run(photos: Path, tiny_net: Any, tmp_path: Pa
     t.run()
     old, new = Router.load(mine), Router.load(tmp_path / "more")
     assert old is not None and new is not None
-    assert new.config.steps == ((*STEPS[0], "haze"), (*STEPS[1], "haze@relay"))
+    assert new.config.plans == (
+        ((*PLANS[0][0], "haze"),), ((*PLANS[1][0], "haze"), (*PLANS[1][1], "haze@relay")),
+    )  # fmt: skip
     for name, value in old.state_dict().items():
         assert torch.equal(new.state_dict()[name][: len(value)], value), name
     assert any(bool(w.leave.weight[-1].any()) for w in new.weigh)
     samples = t.open(24)
     t.judge(samples)
-    t.ask(samples, 0)
+    t.ask(samples, 0, 0)
 
     def reached(router: Router) -> float:
         t.router = router
-        rows = t._rows(samples, 0)[0]
+        rows = t._rows(samples, 0, 0)[0]
         grams = torch.stack([s.grams[0] for s in samples])[..., : rows.shape[1], : rows.shape[1]]
         return -10 * float(torch.einsum("bkyx,byxkl,blyx->byx", rows, grams, rows).mean().log10())
 

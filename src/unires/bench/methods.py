@@ -73,8 +73,8 @@ class Ours:
         def run(case: Case) -> Answer:
             own = options
             if not maps:
-                read = restorer.read(case.lq).weights
-                own = {**options, "weights": read.flat().first(options.get("steps", read.steps))}
+                read = restorer.read(case.lq)
+                own = {**options, "weights": read.within(options.get("steps", read.weights.steps)).flat()}
             out = restorer.pixels(case.lq, **own)
             return Answer(out, restorer.report.passes * restorer.report.tiles * views)
 

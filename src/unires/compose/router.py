@@ -38,15 +38,24 @@ HARM_UNIT = 10.0  # dB
 TILE = 1024  # pixels a side that are read at once; a multiple of every cell
 
 
+Plan = tuple[tuple[str, ...], ...]
+
+
 @dataclass(frozen=True)
 class RouterConfig:
-    """`steps`: the experts that each step chooses from; what is named first is where training starts, and where the
-    weights stay while nothing was learnt."""
+    """`plans`: ways to restore, of which each photo gets the one that seems best; each a number of steps, and each step
+    the experts that it chooses from. What is named first is where training starts, and where the weights stay while
+    nothing was learnt."""
 
     tasks: tuple[str, ...]
-    steps: tuple[tuple[str, ...], ...]
+    plans: tuple[Plan, ...]
     report_width: int = 128
     weigh_width: int = 96
+    choice_width: int = 48
+
+    def place(self, plan: int, step: int) -> int:
+        """The number of a plan's step among all plans' steps."""
+        return sum(map(len, self.plans[:plan])) + step
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Reading:
     """What the router says of one photo. `present`: the probability of each task's degradation; `severity`: its
     strength, 0 to 1 of the training range; `harm`: the mean squared change it made, in dB (pixels from 0 to 1), all of
     shape 5; `where`: the local probability, 5 x h x w; `weights`: what it would restore with; `told`: what each task's
-    expert is told, where its degradation is possible at all."""
+    expert is told, where its degradation is possible at all; `others`: the weights of its other plans, best first."""
 
     tasks: tuple[str, ...]
     present: Tensor
@@ -63,6 +72,13 @@ class Reading:
     where: Tensor
     weights: Weights
     told: Mapping[str, Hint] = field(default_factory=dict)
+    others: tuple[Weights, ...] = ()
+
+    def within(self, steps: int) -> Weights:
+        """The weights of the best plan that takes no more than so many steps (or of the shortest's first steps)."""
+        plans = (self.weights, *self.others)
+        fitting = [w for w in plans if w.steps <= steps]
+        return fitting[0] if fitting else min(plans, key=lambda w: w.steps).first(steps)
 
     @property
     def found(self) -> list[str]:
@@ -142,9 +158,14 @@ class Router(nn.Module):
             nn.Linear(3 * spectrum.FEATURES + width + 3 * tasks, 2 * width), nn.LeakyReLU(0.2),
             nn.Linear(2 * width, width), nn.LeakyReLU(0.2), nn.Linear(width, 3 * tasks),
         )  # fmt: skip
+        known = 3 * tasks + len(EXTENTS)
         self.weigh = nn.ModuleList(
-            Weigher(seen, 3 * tasks + len(EXTENTS), config.weigh_width, step) for step in config.steps
+            Weigher(seen, known, config.weigh_width, pool) for plan in config.plans for pool in plan
         )
+        self.choice = nn.Sequential(
+            nn.Dropout(0.1), nn.Linear(seen + known, config.choice_width), nn.LeakyReLU(0.2),
+            nn.Linear(config.choice_width, len(config.plans)),
+        ) if len(config.plans) > 1 else None  # fmt: skip
 
     def look(self, spectra: Tensor) -> Tensor:
         """Spectra of B photos, B x FEATURES x h x w, in units that the rest works with."""
@@ -183,10 +204,17 @@ class Router(nn.Module):
         found = torch.tensor(list(evidence.values())).to(sure).clamp(-1, 1)
         return torch.cat((sure, sure * severity, harm / 5, 2 * found)), told
 
-    def decide(self, look: Tensor, known: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """W of a step, B x experts x h x w, and how likely each expert's pass is, B x experts; known: B x n."""
-        weights, passes = self.weigh[step](look, known)
+    def decide(self, look: Tensor, known: Tensor, plan: int, step: int) -> tuple[Tensor, Tensor]:
+        """W of a plan's step, B x experts x h x w, and how likely each expert's pass is, B x experts; known: B x n."""
+        weights, passes = self.weigh[self.config.place(plan, step)](look, known)
         return weights, passes
+
+    def choose(self, look: Tensor, known: Tensor) -> Tensor:
+        """How good each plan seems for B photos: logits, B x plans."""
+        if self.choice is None:
+            return look.new_zeros(len(look), 1)
+        logits: Tensor = self.choice(torch.cat((look.mean(dim=(2, 3)), known), dim=1))
+        return logits
 
     @torch.inference_mode()
     def read(self, picture: Sliced) -> Reading:
@@ -213,20 +241,24 @@ class Router(nn.Module):
         out."""
         presence, severity, harm, where = self.judge(look)
         known, told = self.known(presence[0], severity[0], harm[0], plane)
-        rows = [self.decide(look, known[None], step)[0][0] for step in range(len(self.weigh))]
+        plans = [
+            self.weights([self.decide(look, known[None], p, s)[0][0] for s in range(len(plan))], plan)
+            for p, plan in enumerate(self.config.plans)
+        ]
+        best, *others = self.choose(look, known[None])[0].argsort(descending=True).tolist()
         strength = [told[task].severity if task in told else float(severity[0, k].clamp(0, 1))
                     for k, task in enumerate(self.config.tasks)]
         return Reading(
             self.config.tasks, presence[0].sigmoid(), torch.tensor(strength), harm[0] * HARM_UNIT, where[0].sigmoid(),
-            self.weights(rows), told,
+            plans[best], told, tuple(plans[i] for i in others),
         )
 
-    def weights(self, rows: Sequence[Tensor]) -> Weights:
+    def weights(self, rows: Sequence[Tensor], plan: Plan) -> Weights:
         """One object from a map (experts x h x w) for each step; what is left out leaves its share to the others."""
-        names = tuple(dict.fromkeys(name for step in self.config.steps for name in step))
+        names = tuple(dict.fromkeys(name for step in plan for name in step))
         size = rows[0].shape[-2:]
         values = torch.zeros(len(rows), len(names), *size)
-        for s, (step, row) in enumerate(zip(self.config.steps, rows, strict=True)):
+        for s, (step, row) in enumerate(zip(plan, rows, strict=True)):
             most = row.abs().flatten(1).amax(dim=1)
             used = most >= min(LEAST, float(most.max()))  # where all are small, the largest stays
             kept = row[used] + (1 - row[used].sum(dim=0)) / int(used.sum())
@@ -235,9 +267,12 @@ class Router(nn.Module):
 
     def with_expert(self, name: str) -> Router:
         """The same with one column more in each step, as yet without weight: an expert that was added to the model; on
-        the photo in the first step, on the estimate before in the others."""
-        steps = tuple((*step, name if s == 0 else f"{name}@relay") for s, step in enumerate(self.config.steps))
-        router = Router(replace(self.config, steps=steps))
+        the photo in a plan's first step, on the estimate before in the others."""
+        plans = tuple(
+            tuple((*pool, name if s == 0 else f"{name}@relay") for s, pool in enumerate(plan))
+            for plan in self.config.plans
+        )
+        router = Router(replace(self.config, plans=plans))
         old, state = self.state_dict(), router.state_dict()
         for key, value in state.items():
             value.zero_()
@@ -259,7 +294,9 @@ class Router(nn.Module):
         try:
             with safe_open(path, "pt") as file:
                 values: dict[str, Any] = json.loads(file.metadata()["config"])
-            values |= {"tasks": tuple(values["tasks"]), "steps": tuple(map(tuple, values["steps"]))}
+            steps = values.pop("steps", None)  # of a router from before there were plans
+            plans = [steps] if steps else values["plans"]
+            values |= {"tasks": tuple(values["tasks"]), "plans": tuple(tuple(map(tuple, plan)) for plan in plans)}
             router = cls(RouterConfig(**values))
             router.load_state_dict({k: v.float() for k, v in load_file(path).items()})
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, OptionError) as error:

@@ -175,9 +175,10 @@ class Restorer:
         aim = 1.0 if fidelity is None else fidelity
         tasks = self.denoiser.facts.tasks
         if weights is None:
-            weights = presets.default_weights(scale, tasks) if reading is None else reading.weights
-            # relay steps serve least error: where detail is to be sampled, the first step's experts go on
-            weights = presets.crisper(weights.first(1 if aim < 1 else steps or weights.steps), aim)
+            # relay steps serve least error: where detail is to be sampled, the experts of one step go on
+            most = 1 if aim < 1 else steps or MOST_STEPS
+            weights = presets.default_weights(scale, tasks).first(most) if reading is None else reading.within(most)
+            weights = presets.crisper(weights, aim)
         elif isinstance(weights, str):
             weights = Weights.load(Path(weights), tasks) if weights.endswith(".json") else Weights.parse(weights, tasks)
         count = presets.default_steps(aim, weights) if steps is None else steps

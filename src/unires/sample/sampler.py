@@ -55,12 +55,17 @@ def composed_estimate(
     hints: Mapping[str, Hint] | None = None,
 ) -> Tensor:
     """x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k). The experts of the step run as one batch, or as
-    several where pictures are large (AT_ONCE); `keep` runs nothing.
+    several where pictures are large (AT_ONCE); `keep` runs nothing. Where all of them see the relay, they see nothing
+    else: z's noise takes the place of z.
 
     conditions: `Conditions`, or another function of a condition's name and the relay. hints: what a task's
     experts are told of its degradation; a task that is not named is told nothing."""
     used = weights.active(step)
     networks = [k for k in used if weights.experts[k].task != KEEP]
+    if relay is not None and networks and all(weights.experts[k].condition == "relay" for k in networks):
+        # what z holds of the estimate before, they are shown without noise: they start afresh, at t = 1
+        alpha, sigma = levels(t)
+        z, t = (z - alpha * relay) / sigma, 1.0
     seen = {k: conditions(weights.experts[k].condition, relay) for k in used}
     parts = {k: seen[k] for k in used if k not in networks}
     size = z.shape[-2], z.shape[-1]

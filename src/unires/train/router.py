@@ -3,7 +3,11 @@
 As a step is linear in its weights and these sum to one, its squared error on a patch is w G w, with G the K x K matrix
 of the mean products of the experts' errors (`unires.bench.oracle` finds a photo's best w from the same matrix). So
 the experts run once for each sample; after that the gradient through the sampler is exact and costs next to nothing,
-step by step: the second step's experts see (as relay) what the trained first step makes."""
+step by step: the second step's experts see (as relay) what the trained first step makes.
+
+What is best after one step is not what a second step makes the most of: that deblurs a photo well which was denoised
+first, and not one that was half deblurred. So there are two plans, one step with all experts, and one that cleans
+before the others; last, the router learns which of them to choose."""
 
 from __future__ import annotations
 
@@ -29,14 +33,14 @@ from unires.degrade.recipe import Recipe
 from unires.denoise.checkpoint import load_denoiser
 from unires.denoise.interface import Denoiser, Hint
 from unires.errors import UniresError, shown
-from unires.sample.sampler import levels, times
 from unires.train.config import build, read_values
 from unires.train.data import Atlas, photo_paths
 
 Log = Callable[[str], None]
-FIRST = ("blind", *TASKS, KEEP)
-SECOND = ("keep@relay", *(f"{task}@relay" for task in ("blind", *TASKS)), KEEP)
-STEPS = (FIRST, SECOND)
+ALL = ("blind", *TASKS, KEEP)
+CLEAN = (KEEP, "blind", "denoise", "dejpeg")
+THEN = ("keep@relay", *(f"{task}@relay" for task in ("blind", *TASKS)), KEEP)
+PLANS = ((ALL,), (CLEAN, THEN))
 VISIBLE = 1e-5  # squared error (50 dB) below which getting closer is worth little
 
 
@@ -87,8 +91,9 @@ class Sample:
     where: Tensor  # 1 x h x w, the share of each cell that is degraded
     known: Tensor = field(default_factory=lambda: torch.empty(0))  # as `Router.known` has it
     told: dict[str, Hint] = field(default_factory=dict)
-    answers: Tensor = field(default_factory=lambda: torch.empty(0))  # K x 3 x H x W, of the step last run
-    grams: list[Tensor] = field(default_factory=list)  # a step: h x w x K x K
+    asked: Tensor = field(default_factory=lambda: torch.empty(0))  # K x 3 x H x W, of the first plan's first step
+    answers: Tensor = field(default_factory=lambda: torch.empty(0))  # likewise, of the step last run
+    grams: list[Tensor] = field(default_factory=list)  # a plan's step: h x w x K x K
 
 
 class RouterTrainer:
@@ -104,7 +109,7 @@ class RouterTrainer:
         self.edge = (config.seen - config.asked) // 2  # around what experts are asked about
         if config.crop % CELL or config.asked % CELL or self.edge % CELL or self.edge < 0:
             raise UniresError(f"Crops for a router, and their centres, are of whole cells of {CELL} pixels.")
-        self.router = Router(RouterConfig(TASKS, STEPS)).to(self.device).requires_grad_(False)
+        self.router = Router(RouterConfig(TASKS, PLANS)).to(self.device).requires_grad_(False)
         self.recipe = Recipe.parse(config.degradation) if config.degradation else None
         if bool(config.add) != bool(self.recipe) or (config.add and not config.start_from):
             raise UniresError("A router's new column needs `add`, `degradation` and `start_from`.")
@@ -112,7 +117,7 @@ class RouterTrainer:
             self.router = self._with_expert(config)
         elif config.start_from:
             known = Router.load(Path(config.start_from))
-            if known is None or known.config != self.router.config:
+            if known is None or known.config.report_width != self.router.config.report_width:
                 raise UniresError(f"There is no router of this shape in {shown(config.start_from)}.")
             for name in ("enter", "inner", "report", "photo"):
                 getattr(self.router, name).load_state_dict(getattr(known, name).state_dict())
@@ -127,7 +132,7 @@ class RouterTrainer:
         known = Router.load(Path(c.start_from))
         if known is None:
             raise UniresError(f"There is no router in {shown(c.start_from)}.")
-        if c.add in known.config.steps[0]:
+        if c.add in known.config.plans[0][0]:
             raise UniresError(f"The router in {shown(c.start_from)} knows {shown(c.add)} already.")
         Expert.parse(c.add, self.denoiser.facts.tasks)
         return known.with_expert(c.add).to(self.device)
@@ -138,9 +143,13 @@ class RouterTrainer:
             self.save()
         samples = self.open(self.config.samples)
         self.judge(samples)
-        for step in range(len(self.router.config.steps)):
-            self.ask(samples, step)
-            self.learn_weights(samples, step)
+        for plan, steps in enumerate(self.router.config.plans):
+            for step in range(len(steps)):
+                self.ask(samples, plan, step)
+                self.learn_weights(samples, plan, step)
+                self.save()
+        if self.router.choice is not None and not self.config.add:
+            self.learn_choice(samples)
             self.save()
 
     def save(self) -> None:
@@ -244,25 +253,30 @@ class RouterTrainer:
 
     # -- the experts' answers -------------------------------------------------------------------------------
 
-    def ask(self, samples: list[Sample], step: int) -> None:
-        """Run the step's experts on every sample, and keep the products of their errors."""
-        experts = [Expert.parse(name, self.denoiser.facts.tasks) for name in self.router.config.steps[step]]
-        t = times(len(self.router.config.steps))[step]
-        alpha, sigma = levels(t)
+    def ask(self, samples: list[Sample], plan: int, step: int) -> None:
+        """Run the step's experts on every sample, and keep the products of their errors. A plan's first step asks
+        whom the first plan asked: their answers are there already."""
+        plans = self.router.config.plans
+        names = plans[plan][step]
+        if plan and step == 0:
+            some = [plans[0][0].index(name) for name in names]
+            for sample in samples:
+                sample.answers = sample.asked[some]
+                sample.grams.append(sample.grams[0][..., some, :][..., some])
+            return
+        experts = [Expert.parse(name, self.denoiser.facts.tasks) for name in names]
         started = time.monotonic()
         size, cells = samples[0].clean.shape, self.config.asked // CELL
         kept = torch.empty(len(samples), len(experts), *size, dtype=torch.float16, device=self.device)
         grams = torch.empty(len(samples), cells, cells, len(experts), len(experts), device=self.device)
         for number, sample in enumerate(samples):
             lq = sample.degraded[None]
-            relay = lq if step == 0 else self._estimate(sample, step - 1)
-            noise = torch.randn(lq.shape, generator=torch.Generator().manual_seed(number)).to(lq)
-            z = alpha * self.denoiser.encode(relay) + sigma * noise if alpha else torch.zeros_like(lq)
+            relay = lq if step == 0 else self._estimate(sample, plan, step - 1)
             asked = [e for e in experts if e.task != KEEP]
             seen = torch.cat([self.denoiser.encode(relay if e.condition == "relay" else lq) for e in asked])
+            # at t = 1, as who sees the relay starts afresh (`unires.sample.sampler`)
             out = self.denoiser.predict(
-                z.expand(len(asked), -1, -1, -1), t, seen, [e.task for e in asked],
-                [sample.told.get(e.task) for e in asked],
+                torch.zeros_like(seen), 1.0, seen, [e.task for e in asked], [sample.told.get(e.task) for e in asked]
             )
             answered = iter(self.denoiser.decode(out))
             same = {"relay": relay[0], "lq": lq[0]}
@@ -270,51 +284,85 @@ class RouterTrainer:
             kept[number], grams[number] = answers, _grams(answers - sample.clean, CELL)
             if number % 200 == 199:
                 pace = (number + 1) / (time.monotonic() - started)
-                self.log(f"step {step + 1}: experts asked about {number + 1} samples, {pace:.1f} a second")
+                self.log(f"plan {plan + 1}, step {step + 1}: {number + 1} samples asked about, {pace:.1f} a second")
         for sample, answers, gram in zip(samples, kept, grams, strict=True):
             sample.answers = answers
             sample.grams.append(gram)
+            if not plan and step == 0:
+                sample.asked = answers
 
-    def _estimate(self, sample: Sample, step: int) -> Tensor:
+    def _estimate(self, sample: Sample, plan: int, step: int) -> Tensor:
         """What the trained router makes of a sample in a step, from the answers at hand: 1 x 3 x H x W."""
         with torch.inference_mode():
-            row = self._rows([sample], step)[0][0]
+            row = self._rows([sample], plan, step)[0][0]
             maps = F.interpolate(row[:, None], size=sample.degraded.shape[-2:], mode="bilinear", align_corners=False)
             return (maps * sample.answers.float()).sum(dim=0)[None]
 
     # -- the weights ----------------------------------------------------------------------------------------
 
-    def _rows(self, samples: list[Sample], step: int) -> tuple[Tensor, Tensor]:
+    def _rows(self, samples: list[Sample], plan: int, step: int) -> tuple[Tensor, Tensor]:
         """Weights of the centre's cells, and passes."""
-        known = torch.stack([s.known for s in samples])
-        rows, passes = self.router.decide(self.router.look(_stack(samples)), known, step)
+        rows, passes = self.router.decide(self.router.look(_stack(samples)), _known(samples), plan, step)
         edge, cells = self.edge // CELL, self.config.asked // CELL
         return rows[..., edge : edge + cells, edge : edge + cells], passes
 
-    def learn_weights(self, samples: list[Sample], step: int) -> None:
+    def learn_weights(self, samples: list[Sample], plan: int, step: int) -> None:
         """Least log squared error of the composed estimate, plus a charge for each expert that has to run."""
-        errors = torch.stack([s.grams[step].mean(dim=(0, 1)).diagonal() for s in samples[-_held(samples) :]])
-        names = self.router.config.steps[step]
+        place, names = self.router.config.place(plan, step), self.router.config.plans[plan][step]
+        errors = torch.stack([s.grams[place].mean(dim=(0, 1)).diagonal() for s in samples[-_held(samples) :]])
         alone = ", ".join(f"{e} {float(_decibels(errors[:, i])):.2f}" for i, e in enumerate(names))
-        self.log(f"step {step + 1}, each alone on the held-out samples, in dB: {alone}")
+        self.log(f"plan {plan + 1}, step {step + 1}, each alone on the held-out samples, in dB: {alone}")
 
         def loss(chosen: list[Sample]) -> Tensor:
-            return self._weighing(chosen, step)[0]
+            rows, passes = self._rows(chosen, plan, step)
+            return self._misfit(chosen, rows, place).mean() + self.config.charge * passes.sum(dim=1).mean()
 
         def score(test: list[Sample]) -> str:
-            _, gain, used = self._weighing(test, step)
-            return f"{gain:.3f} dB, {used:.2f} passes"
+            rows, _ = self._rows(test, plan, step)
+            return f"{_gain(self._misfit(test, rows, place)):.3f} dB, {float(_used(rows, names).mean()):.2f} passes"
 
-        named = self.router.weigh[step].named_parameters()
+        named = self.router.weigh[place].named_parameters()
         hooks = []
         if self.config.add:  # the last row of what has a row for each expert
             named = ((n, p) for n, p in named if n.startswith(("gate.", "leave.")))
         parameters = [p for _, p in named]
         if self.config.add:
             hooks = [p.requires_grad_().register_hook(_last_row) for p in parameters]  # type: ignore[no-untyped-call]
-        self._learn(f"step {step + 1}", parameters, samples, loss, score, self.config.rounds)
+        self._learn(f"plan {plan + 1}, step {step + 1}", parameters, samples, loss, score, self.config.rounds)
         for hook in hooks:
             hook.remove()
+
+    def learn_choice(self, samples: list[Sample]) -> None:
+        """Which plan to choose: least log squared error of what it ends in, its passes charged for."""
+        config = self.router.config
+        with torch.inference_mode():
+            columns = []
+            for p, plan in enumerate(config.plans):
+                rows = [self._rows(samples, p, s)[0] for s in range(len(plan))]
+                used = torch.stack([_used(row, pool) for row, pool in zip(rows, plan, strict=True)]).sum(dim=0)
+                columns.append((self._misfit(samples, rows[-1], config.place(p, len(plan) - 1)), used))
+            misfits, passes = (torch.stack(values, dim=1).clone() for values in zip(*columns, strict=True))
+        numbers = {id(sample): i for i, sample in enumerate(samples)}
+
+        def settled(chosen: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+            some = [numbers[id(sample)] for sample in chosen]
+            logits = self.router.choose(self.router.look(_stack(chosen)), _known(chosen))
+            return logits, misfits[some], passes[some]
+
+        def loss(chosen: list[Sample]) -> Tensor:
+            logits, misfit, used = settled(chosen)
+            return (logits.softmax(dim=1) * (misfit + self.config.charge * used)).sum(dim=1).mean()
+
+        def score(test: list[Sample]) -> str:
+            logits, misfit, used = settled(test)
+            best = logits.argmax(dim=1, keepdim=True)
+            each = ", ".join(f"{_gain(misfit[:, p]):.3f}" for p in range(misfit.shape[1]))
+            gain, passes = _gain(misfit.gather(1, best)), float(used.gather(1, best).mean())
+            most = _gain(misfit.amin(dim=1))
+            return f"{gain:.3f} dB, {passes:.2f} passes; each plan alone {each}, the better of them {most:.3f}"
+
+        assert self.router.choice is not None
+        self._learn("choice of a plan", list(self.router.choice.parameters()), samples, loss, score, self.config.rounds)
 
     def _learn(
         self, name: str, parameters: list[torch.nn.Parameter], samples: list[Sample],
@@ -343,21 +391,31 @@ class RouterTrainer:
         for p in parameters:
             p.requires_grad_(False)
 
-    def _weighing(self, samples: list[Sample], step: int) -> tuple[Tensor, float, float]:
-        """(loss, mean PSNR in dB, mean passes)."""
-        rows, passes = self._rows(samples, step)
-        grams = torch.stack([s.grams[step] for s in samples])
+    def _misfit(self, samples: list[Sample], rows: Tensor, place: int) -> Tensor:
+        """Log squared error of the estimates that these weights compose, B."""
+        grams = torch.stack([s.grams[place] for s in samples])
         error = torch.einsum("bkyx,byxkl,blyx->byx", rows, grams, rows).mean(dim=(1, 2))
-        loss = (error + VISIBLE).log().mean() + self.config.charge * passes.sum(dim=1).mean()
-        names = self.router.config.steps[step]
-        networks = torch.tensor([not name.startswith(KEEP) for name in names], device=rows.device)
-        used = (rows[:, networks].abs().amax(dim=(2, 3)) >= LEAST).float().sum(dim=1).mean()
-        return loss, float(_decibels(error.detach())), float(used)
+        return (error + VISIBLE).log()
 
 
 def _decibels(error: Tensor) -> Tensor:
     """Mean PSNR, where what can't be seen doesn't count: a clean photo that is kept has 50 dB, not infinitely many."""
     return (-10 * (error + VISIBLE).log10()).mean()
+
+
+def _gain(misfit: Tensor) -> float:
+    """Mean PSNR of log squared errors, likewise."""
+    return float(-10 / math.log(10) * misfit.mean())
+
+
+def _used(rows: Tensor, names: Sequence[str]) -> Tensor:
+    """Network passes that weights, B x experts x h x w, take: B."""
+    networks = torch.tensor([not name.startswith(KEEP) for name in names], device=rows.device)
+    return (rows[:, networks].abs().amax(dim=(2, 3)) >= LEAST).float().sum(dim=1)
+
+
+def _known(samples: list[Sample]) -> Tensor:
+    return torch.stack([s.known for s in samples])
 
 
 def _regions(count: int, size: int, share: float, host: torch.Generator) -> Tensor:
