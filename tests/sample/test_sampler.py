@@ -268,8 +268,8 @@ def test_experts_that_see_the_relay_alone_start_afresh(tiny: Any) -> None:
     second = 0.7 * sample(tiny, first, weights("dejpeg"), hints=told) + 0.3 * pixels
     torch.testing.assert_close(two, second, atol=1e-5, rtol=0)
     toy = Toy()
-    sample(toy, pixels, weights("denoise; dejpeg@relay"), steps=4, noise=z1)
-    assert [t for _, t, _, _ in toy.asked] == [1.0] * 4
+    sample(toy, pixels, weights("denoise; dejpeg@relay"), steps=2, noise=z1)
+    assert [t for _, t, _, _ in toy.asked] == [1.0, 1.0]
     for z, _, _, _ in toy.asked:
         torch.testing.assert_close(z, z1, atol=1e-4, rtol=0)
 
