@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from unires.compose.blur import CERTAIN, Fit
+from unires.compose.blur import CERTAIN, CLEAR, Fit
 from unires.compose.spectrum import WINDOW, spectra
 from unires.degrade.isolated import severity_of, strength_of
 from unires.degrade.recipe import Recipe
@@ -46,10 +46,18 @@ def test_defocus(photo: Any, radius: float, start: float) -> None:
 
 @pytest.mark.parametrize("cover", ["noise(sigma=12)", "jpeg(quality=40)"])
 def test_under_noise_or_jpeg_the_direction_is_still_seen(photo: Any, cover: str) -> None:
+    """And the size, where the evidence is clear; else it is believed as it was read."""
     fit = Fit(plane(photo, f"motion(length=12, angle=60) + {cover}"), clean=False)
-    hint, evidence = fit.hint("motion-deblur", near("motion-deblur", 13))
-    assert hint.severity == pytest.approx(near("motion-deblur", 13))  # its size is believed as it was read
+    hint, evidence = fit.hint("motion-deblur", near("motion-deblur", 14.5))
     assert hint.angle == pytest.approx(math.radians(60), abs=0.09) and evidence > CERTAIN
+    size = strength_of("motion-deblur", hint.severity)
+    assert size == pytest.approx(12 if evidence > CLEAR else 14.5, rel=0.15 if evidence > CLEAR else 1e-3)
+
+
+def test_clear_evidence_tells_a_size_under_noise(photo: Any) -> None:
+    fit = Fit(plane(photo, "defocus(radius=3) + noise(sigma=6)"), clean=False)
+    hint, evidence = fit.hint("defocus-deblur", near("defocus-deblur", 3.5))
+    assert evidence > CLEAR and strength_of("defocus-deblur", hint.severity) == pytest.approx(3, rel=0.08)
 
 
 def test_a_sharp_photo_has_no_direction(photo: Any) -> None:

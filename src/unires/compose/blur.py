@@ -18,7 +18,8 @@ from unires.denoise.interface import Hint
 
 FAINT = 4.0  # power, in squared levels of 255, under which JPEG leaves nothing
 AROUND = 0.28  # how far from the size that was read is searched, of its logarithm
-CERTAIN = 0.05  # how much better, as `Fit.hint` counts it, a blur has to explain a spectrum to be believed
+CERTAIN = 0.05  # how much better, as `Fit.hint` counts it, a blur has to explain a spectrum to be believed,
+CLEAR = 0.3  # and for its size to be believed more than the router's reading, where noise or JPEG covers the spectrum
 FEWEST = 60  # bins to fit to
 EXACT = 1e-9  # misfit of a spectrum that is explained, as a flat picture's is
 
@@ -45,8 +46,7 @@ class Fit:
     """A photo's mean log power (WINDOW x WINDOW / 2 + 1, as `spectrum.spectra` gives it), ready to be compared.
 
     clean: neither noise nor JPEG covers the photo's own spectrum, so that the zeros of a blur are seen in all of it;
-    else only what stands clearly above them is looked at, which tells a direction, but no size better than it was
-    read."""
+    else only what stands clearly above them is looked at, and it takes more to be believed."""
 
     def __init__(self, plane: Tensor, clean: bool) -> None:
         used, f, shapes = _frequencies()
@@ -93,7 +93,7 @@ class Fit:
             extent, angle, misfit = float(tried[0][best]), float(tried[1][best]), float(misfits[best])
         evidence = math.log(max(float(self.photo.square().mean()), EXACT) / max(misfit, EXACT))
         certain = evidence > CERTAIN
-        size = extent if self.clean and certain else read
+        size = extent if evidence > (CERTAIN if self.clean else CLEAR) else read
         exact = min(1.0, max(0.0, math.log(size / low) / math.log(high / low)))
         return Hint(exact, angle % math.pi if moves and certain else None), evidence
 

@@ -38,7 +38,7 @@ from unires.train.data import Atlas, photo_paths
 
 Log = Callable[[str], None]
 ALL = ("blind", *TASKS, KEEP)
-CLEAN = (KEEP, "blind", "denoise", "dejpeg")
+CLEAN = (KEEP, "denoise", "dejpeg")
 THEN = ("keep@relay", *(f"{task}@relay" for task in ("blind", *TASKS)), KEEP)
 PLANS = ((ALL,), (CLEAN, THEN))
 VISIBLE = 1e-5  # squared error (50 dB) below which getting closer is worth little
