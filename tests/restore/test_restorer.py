@@ -293,6 +293,23 @@ def routed(tiny: Any) -> Restorer:
     return Restorer(tiny, router=router)
 
 
+def test_fewer_steps_take_a_shorter_plan(tiny: Any, photo: Any) -> None:
+    plans = ((("blind", "denoise"),), (("denoise", "keep"), ("motion-deblur@relay",)))
+    router = Router(RouterConfig(isolated.TASKS, plans, 16, 8)).eval().requires_grad_(False)
+    assert router.choice is not None
+    router.choice[-1].bias.copy_(torch.tensor([-9.0, 9.0]))
+    restorer = Restorer(tiny, router=router)
+    for options, text in (
+        ({}, "denoise=1; motion-deblur@relay=1"), ({"steps": 2}, "denoise=1; motion-deblur@relay=1"),
+        ({"steps": 1}, "blind=1"),
+    ):  # fmt: skip
+        restorer.pixels(photo, **options)
+        assert restorer.report is not None and str(restorer.report.weights) == text
+    restorer.pixels(photo, fidelity=0.5)
+    assert restorer.report is not None and restorer.report.weights.steps == 1
+    assert any(str(e) == "blind" for e in restorer.report.weights.experts)
+
+
 def test_the_router_chooses(routed: Restorer, photo: Any) -> None:
     out = routed.pixels(photo)
     report = routed.report
