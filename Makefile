@@ -26,7 +26,7 @@ test: lint
 
 soak: setup
 	$(BIN)/python -m pip install --quiet -e ".[soak]"
-	$(BIN)/python -m pytest tests/conformance tests/jobs/test_remote.py -m "soak or not soak" --figures
+	$(BIN)/python -m pytest tests/conformance tests/jobs/test_buckets.py -m "soak or not soak" --figures
 
 fuzz: setup
 	$(BIN)/python -m pip install --quiet -e ".[fuzz]"

@@ -8,8 +8,7 @@ import pytest
 
 from unires.denoise.compact import CompactConfig
 from unires.errors import UniresError
-from unires.train.config import TrainConfig
-from unires.train.router import RouterTraining
+from unires.train.config import RouterTraining, TrainConfig
 
 TEXT = """
 clean = ["photos", "/elsewhere"]

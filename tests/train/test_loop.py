@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 import unires
 from unires.degrade import isolated
 from unires.denoise.checkpoint import load_denoiser, load_net, save_net
-from unires.denoise.compact import TASKS, CompactConfig
+from unires.denoise.compact import TASKS, CompactConfig, CompactNet
 from unires.errors import UniresError
+from unires.train import relay
 from unires.train.config import TrainConfig
 from unires.train.loop import Trainer, read_state
 
@@ -63,7 +64,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_run_that_was_killed_ends_as_one_that_was_not(config: TrainConfig, optimizer: str) -> None:
-    config = replace(config, optimizer=optimizer)
+    config = replace(config, optimizer=optimizer, relay_share=0.5)
     unbroken = replace(config, run=config.run + "-unbroken")
     Trainer(unbroken, quiet).run()
 
@@ -118,7 +119,7 @@ def test_each_step_has_its_own_sample_and_always_the_same(config: TrainConfig) -
 
 def test_the_samples(config: TrainConfig) -> None:
     trainer = Trainer(replace(config, batch=400, tasks={"denoise": 3.0, "dejpeg": 1.0}), quiet)
-    clean, degraded, task, severity, _, _ = trainer.batch(0)
+    clean, degraded, task, severity, *_ = trainer.batch(0)
     assert clean.shape == degraded.shape == (400, 3, 32, 32)
     assert float(clean.min()) >= -1 and float(clean.max()) <= 1 and float(clean.min()) < -0.5
     share = {name: float((task == TASKS.index(name)).float().mean()) for name in TASKS}
@@ -127,6 +128,34 @@ def test_the_samples(config: TrainConfig) -> None:
     assert float((levels - levels.round()).abs().max()) < 1e-3
     error = (degraded - clean).square().mean(dim=(1, 2, 3))
     assert float(error[severity == 0].max()) == 0 and float(error[severity > 0].min()) > 0
+
+
+def test_some_samples_show_what_another_expert_has_cleaned(config: TrainConfig) -> None:
+    tasks = {"motion-deblur": 1.0, "dejpeg": 1.0}
+    share = Trainer(replace(config, batch=200, tasks=tasks, relay_share=0.4), quiet).batch(0)
+    motion = share.task == TASKS.index("motion-deblur")
+    assert float((share.relayed[motion] > 0).float().mean()) == pytest.approx(0.4, abs=0.12)
+    assert (share.relayed[~motion] == 0).all()  # JPEG comes last: nothing is cleaned before it
+    assert (Trainer(replace(config, run=config.run + "2"), quiet).batch(0).relayed == 0).all()
+
+
+def test_the_blind_expert_sees_nothing_that_was_cleaned(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(replace(config, batch=60, relay_share=0.5, task_dropout=0.9), quiet)
+    relayed = trainer.batch(0).relayed > 0
+    asked: list[torch.Tensor] = []
+    forward = CompactNet.forward
+
+    def listen(net: CompactNet, *inputs: torch.Tensor) -> torch.Tensor:
+        asked.append(inputs[3])
+        return forward(net, *inputs)
+
+    monkeypatch.setattr(CompactNet, "forward", listen)
+    trainer.started = 0.0
+    trainer.train_step()
+    blind = asked[-1] == TASKS.index("blind")  # the calls before are of experts that clean
+    assert relayed.any() and not blind[relayed].any() and float(blind[~relayed].float().mean()) > 0.7
 
 
 def test_the_folder_is_a_checkpoint(config: TrainConfig) -> None:
@@ -222,6 +251,9 @@ def test_validation(config: TrainConfig, photos: Path) -> None:
     row = json.loads((Path(config.run) / "validation.jsonl").read_text())
     assert row["step"] == 0 and lines and lines[0].startswith("validation ")
     assert trainer.validate() == gains  # fixed degradations
+    relayed = Trainer(replace(config, validation=(str(photos),), relay_share=0.5), quiet)
+    relayed.started = 0.0
+    assert relayed.validate().keys() == {*isolated.TASKS, *(f"{task}@relay" for task in relay.AFTER)}
 
 
 def test_time_is_kept(config: TrainConfig) -> None:
@@ -277,6 +309,7 @@ def test_paired_folders(config: TrainConfig, tmp_path: Path, astronaut: Any) -> 
         ({"tasks": {"denoize": 1.0}}, "did you mean 'denoise'"),
         ({"paired": {"derain": ("x",)}}, "Unknown task 'derain'"),
         ({"crop": 400}, "at least 416 pixels"),
+        ({"relay_share": 0.5, "margin": 7}, "multiple of 4"),
     ],
 )
 def test_refusals(config: TrainConfig, changes: dict[str, Any], said: str) -> None:

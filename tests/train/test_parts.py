@@ -140,8 +140,8 @@ def test_dividing_by_the_expected_loss_is_fair() -> None:
         best = u[(size * torch.exp(-u) + u).argmin()]
         assert float(best) == pytest.approx(float(np.log(size)), abs=0.02)
     constant = objective.Uncertainty()  # starts by expecting exp(-1)
-    assert torch.allclose(constant(*(torch.ones(3), torch.ones(3).long(), torch.ones(3), torch.ones(3).bool())),
-                          torch.full((3,), -1.0))
+    one = torch.ones(3)
+    assert torch.allclose(constant(one, one.long(), one, one.bool(), one), torch.full((3,), -1.0))
 
 
 # -- optimizer --------------------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from unires.denoise.checkpoint import save_net
 from unires.errors import UniresError
 from unires.restore.restorer import Restorer
 from unires.sample.sampler import sample as run_sampler
+from unires.train.config import RouterTraining
 from unires.train.expert import ExpertTraining, add_expert
-from unires.train.router import PLANS, VISIBLE, RouterTrainer, RouterTraining, _report_loss
+from unires.train.router import PLANS, VISIBLE, RouterTrainer, _report_loss
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def trainer(photos: Path, tiny_folder: Path, tmp_path: Path, **changes: Any) -> 
 
 def test_its_error_is_the_composed_steps_error(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     t = trainer(photos, tiny_folder, tmp_path)
-    sample = t.open(1)[0]
+    sample = t.samples.open(1)[0]
     t.judge([sample])
     sample.told = {}
     t.ask([sample], 0, 0)
@@ -56,7 +57,7 @@ def test_its_error_is_the_composed_steps_error(photos: Path, tiny_folder: Path, 
 def test_it_finds_the_oracles_weights(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """Of one photo, whose places are alike to it as far as the photo's mean goes."""
     t = trainer(photos, tiny_folder, tmp_path, rounds=400)
-    samples = t.open(2)
+    samples = t.samples.open(2)
     t.router.eval()
     t.judge(samples)
     t.ask(samples, 0, 0)
@@ -78,7 +79,7 @@ def test_a_run_leaves_a_router_that_judges_as_it_did(photos: Path, tiny_folder: 
     t.run()
     router = Router.load(tmp_path / "run")
     assert router is not None
-    sample = t.open(1)[0]
+    sample = t.samples.open(1)[0]
     t.judge([sample])
     judged = router.judge(router.look(sample.spectra[None].float()))[:3]
     known, _ = router.known(*(v[0] for v in judged), sample.plane)
@@ -89,7 +90,7 @@ def test_a_run_leaves_a_router_that_judges_as_it_did(photos: Path, tiny_folder: 
 def test_a_second_step_is_learnt_from_what_sampling_makes(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """Weights, and the error that the trainer expects of them, against the sampler's own two steps."""
     t = trainer(photos, tiny_folder, tmp_path)
-    samples = t.open(2)
+    samples = t.samples.open(2)
     t.router.eval()
     t.judge(samples)
     for sample in samples:
@@ -112,8 +113,8 @@ def test_a_second_step_is_learnt_from_what_sampling_makes(photos: Path, tiny_fol
 def test_the_better_plan_is_learnt(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """Of two plans each is better for half of the samples, which the report tells apart."""
     t = trainer(photos, tiny_folder, tmp_path, rounds=150, report_rounds=1)
-    t.learn_report(t.collect())  # which also settles the features' units
-    samples = t.open(40)
+    t.learn_report(t.samples.collect())  # which also settles the features' units
+    samples = t.samples.open(40)
     t.judge(samples)
     t.ask(samples, 0, 0)
     for step in range(2):
@@ -131,7 +132,7 @@ def test_the_better_plan_is_learnt(photos: Path, tiny_folder: Path, tmp_path: Pa
 
 def test_the_report_learns(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     t = trainer(photos, tiny_folder, tmp_path, report_samples=64, report_rounds=60)
-    samples = t.collect()
+    samples = t.samples.collect()
     t.router.eval()
     before = float(_report_loss(t.router, samples[-6:]))
     t.learn_report(samples)
@@ -139,12 +140,12 @@ def test_the_report_learns(photos: Path, tiny_folder: Path, tmp_path: Path) -> N
 
 
 def test_samples_are_made_once(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    first = trainer(photos, tiny_folder, tmp_path).collect()
+    first = trainer(photos, tiny_folder, tmp_path).samples.collect()
     again = trainer(photos, tiny_folder, tmp_path)
     again.draw = None  # type: ignore[method-assign, assignment]
-    for a, b in zip(first, again.collect(), strict=True):
+    for a, b in zip(first, again.samples.collect(), strict=True):
         assert torch.equal(a.spectra, b.spectra) and torch.equal(a.severity, b.severity)
-    other = trainer(photos, tiny_folder, tmp_path, seed=1).collect()
+    other = trainer(photos, tiny_folder, tmp_path, seed=1).samples.collect()
     assert not torch.equal(first[0].spectra, other[0].spectra)
 
 
@@ -161,7 +162,7 @@ def test_a_report_is_kept_for_new_experts(photos: Path, tiny_folder: Path, tmp_p
 
 def test_regions_stay_clean(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     t = trainer(photos, tiny_folder, tmp_path, region_share=1.0)
-    clean, mixture, where = t.draw(3, 16, 64)
+    clean, mixture, where = t.samples.draw(3, 16, 64)
     outside = (where == 0).expand_as(clean)
     assert outside.any() and (where == 1).any()
     assert torch.equal(mixture.degraded[outside], clean[outside])
@@ -205,7 +206,7 @@ def test_a_new_column_from_a_short_run(photos: Path, tiny_net: Any, tmp_path: Pa
     for name, value in old.state_dict().items():
         assert torch.equal(new.state_dict()[name][: len(value)], value), name
     assert any(bool(w.leave.weight[-1].any()) for w in new.weigh)
-    samples = t.open(24)
+    samples = t.samples.open(24)
     t.judge(samples)
     t.ask(samples, 0, 0)
 

@@ -241,7 +241,8 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def run_train_router(args: argparse.Namespace) -> None:
-    from unires.train.router import RouterTrainer, RouterTraining
+    from unires.train.config import RouterTraining
+    from unires.train.router import RouterTrainer
 
     config = RouterTraining.read(Path(args.config), args.changes)
     RouterTrainer(config, log=lambda line: print(line, flush=True)).run()

@@ -1,4 +1,4 @@
-"""The training configuration: dataclasses read from a TOML file; unknown options are refused."""
+"""What training is configured by: dataclasses read from a TOML file; unknown options are refused."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class TrainConfig:
     validation: tuple[str, ...] = ()  # folders of clean photos that are never trained on
     paired: dict[str, tuple[str, ...]] = field(default_factory=dict)  # task -> folders of NAME_lq / NAME_gt
     paired_share: float = 0.3  # of a task's samples, where it has pairs
+    relay_share: float = 0.0  # of a task's other samples: what another expert has cleaned (`relay.py`)
     run: str = "runs/compact"
     start_from: str = ""  # a checkpoint folder; empty: random weights
     tasks: dict[str, float] = field(
@@ -64,6 +65,8 @@ class TrainConfig:
         for name in ("crop", "batch", "steps", "warmup", "rate"):
             if not getattr(self, name) > 0:
                 raise UniresError(f"The option {name} must be more than 0, not {getattr(self, name)}.")
+        if self.relay_share and (self.crop + 2 * self.margin) % self.model.multiple:
+            raise UniresError(f"With relay_share, crop + 2 margin must be a multiple of {self.model.multiple}.")
         if not self.tasks or not all(odds > 0 for odds in self.tasks.values()):
             raise UniresError("The option tasks needs at least one task, and odds of more than 0.")
 
@@ -86,6 +89,40 @@ class TrainConfig:
         return dataclasses.replace(
             config, clean=beside(config.clean), validation=beside(config.validation), paired=paired
         )
+
+
+@dataclass(frozen=True)
+class RouterTraining:
+    """How to train a router. Folders are relative to the configuration file, `model` and `run` to where training is
+    started; `model` "" is the shipped one."""
+
+    clean: tuple[str, ...] = ()
+    model: str = ""
+    run: str = "runs/router"
+    start_from: str = ""  # a folder with a router: its report is kept, only the weights, which go with experts, are new
+    add: str = ""  # an expert that was added to `model`: that router is kept whole, and only the expert's column is new
+    degradation: str = ""  # what that expert is for (`unires.degrade.recipe`); half of the samples suffer it first
+    crop: int = 256  # that the report is learnt from
+    seen: int = 352  # pixels a side that the router sees of a sample when weights are learnt,
+    asked: int = 160  # and of its centre, that experts run on
+    margin: int = 16
+    region_share: float = 0.25  # of the samples, of which a part stays clean
+    report_samples: int = 14000  # that the report is learnt from
+    samples: int = 1600  # that the experts are run on
+    report_rounds: int = 6000  # of 64 samples each
+    rounds: int = 3000  # likewise, of each step's weights
+    rate: float = 2e-3
+    charge: float = 0.015  # what a network pass costs, in units of the log error: 0.065 dB
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 0
+
+    @classmethod
+    def read(cls, path: Path, changes: Sequence[str] = ()) -> RouterTraining:
+        """From a TOML file; raises UniresError naming an unknown option."""
+        config: RouterTraining = build(cls, read_values(path, changes), "")
+        base = Path(path).parent
+        return dataclasses.replace(config, clean=tuple(str(base / folder) for folder in config.clean))
 
 
 def read_values(path: Path, changes: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,18 +18,31 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from unires.degrade import isolated
+from unires.degrade import isolated, operators
 from unires.denoise import number_type
 from unires.denoise.checkpoint import load_net
 from unires.denoise.compact import TASKS, CompactNet
 from unires.errors import UniresError, nearest, shown
-from unires.train import objective
+from unires.train import objective, relay
 from unires.train.config import TrainConfig
 from unires.train.data import Atlas, load_pairs, load_rgb, photo_paths
 from unires.train.optim import Muon
 
 Log = Callable[[str], None]
 STATE, LOG = "training.safetensors", "validation.jsonl"
+
+
+class Batch(NamedTuple):
+    """A step's samples: clean, degraded: B x 3 x H x W in [-1, 1]; task, severity, angle: B; relayed, B: severity
+    of what another expert has cleaned before (0: nothing); the generator for the objective."""
+
+    clean: Tensor
+    degraded: Tensor
+    task: Tensor
+    severity: Tensor
+    angle: Tensor
+    relayed: Tensor
+    generator: torch.Generator
 
 
 class Trainer:
@@ -103,34 +116,40 @@ class Trainer:
         device = torch.Generator(self.device).manual_seed(seed + 1) if self.device.type != "cpu" else host
         return host, device
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, torch.Generator]:
-        """(clean, degraded in [-1, 1], task, severity, angle) of a step, and the generator for the objective."""
+    def batch(self, step: int) -> Batch:
+        """The samples of a step."""
         c = self.config
         host, device = self._generators(step)
         names = list(c.tasks)
         odds = torch.tensor([c.tasks[n] for n in names])
         counts = torch.bincount(torch.multinomial(odds, c.batch, True, generator=host), minlength=len(names))
         size = c.crop + 2 * c.margin
-        clean, degraded, task, severity, angle = [], [], [], [], []
+        clean, degraded, task, severity, angle, relayed = [], [], [], [], [], []
 
-        def add(name: str, good: Tensor, bad: isolated.Degraded) -> None:
+        def add(name: str, good: Tensor, bad: isolated.Degraded, cleaned: Tensor | None = None) -> None:
             clean.append(good)
             degraded.append(bad.pixels)
             severity.append(bad.severity)
             angle.append(bad.angle)
             task.append(torch.full((len(good),), TASKS.index(name)))
+            relayed.append(torch.zeros(len(good)) if cleaned is None else cleaned)
+
+        def share(count: int, odds: float) -> int:
+            return int((torch.rand(count, generator=host) < odds).sum()) if odds else 0
 
         for name, count in zip(names, counts.tolist(), strict=True):
-            real = 0
-            if name in self.paired:
-                real = int((torch.rand(count, generator=host) < c.paired_share).sum())
-                if real:
-                    good, bad = self.paired[name]
-                    places = good.places(real, size, host)
-                    unknown = torch.full((real,), 0.5), torch.full((real,), math.nan)
-                    add(name, good.crops(places), isolated.Degraded(bad.crops(places), *unknown))
-            if count > real:
-                whole = self.photos.crops(self.photos.places(count - real, size, host))
+            real = share(count, c.paired_share if name in self.paired else 0)
+            if real:
+                good, bad = self.paired[name]
+                places = good.places(real, size, host)
+                unknown = torch.full((real,), 0.5), torch.full((real,), math.nan)
+                add(name, good.crops(places), isolated.Degraded(bad.crops(places), *unknown))
+            second = share(count - real, c.relay_share if name in relay.AFTER else 0)
+            if second:
+                whole = self.photos.crops(self.photos.places(second, size, host))
+                add(name, whole, *self._relayed(whole, name, host, device))
+            if count > real + second:
+                whole = self.photos.crops(self.photos.places(count - real - second, size, host))
                 add(name, whole, isolated.pairs(whole, name, host, device))
         top, left = torch.randint(0, 2 * c.margin + 1, (2,), generator=host).tolist() if c.margin else (0, 0)
         window = (..., slice(top, top + c.crop), slice(left, left + c.crop))
@@ -138,9 +157,17 @@ class Trainer:
         def both(x: list[Tensor]) -> Tensor:
             return torch.cat(x)[window].contiguous(memory_format=torch.channels_last) * 2 - 1
 
-        where = self.device
-        tasks, severities, angles = (torch.cat(v).to(where) for v in (task, severity, angle))
-        return both(clean), both(degraded), tasks, severities, angles, device
+        tasks, severities, angles, marks = (torch.cat(v).to(self.device) for v in (task, severity, angle, relayed))
+        return Batch(both(clean), both(degraded), tasks, severities, angles, marks, device)
+
+    def _relayed(
+        self, clean: Tensor, name: str, host: torch.Generator, device: torch.Generator
+    ) -> tuple[isolated.Degraded, Tensor]:
+        with self._autocast():
+            return relay.pairs(self.ema, clean, name, host, device, self.config.severity_jitter)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.kind, enabled=self.kind != torch.float32)
 
     def rate(self) -> float:
         """The learning rate now: warm-up, then constant, then (for a release) a linear decay to zero."""
@@ -194,11 +221,13 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        clean, degraded, task, severity, angle, generator = self.batch(self.step)
-        with torch.autocast(self.device.type, self.kind, enabled=self.kind != torch.float32):
+        clean, degraded, task, severity, angle, relayed, generator = self.batch(self.step)
+        # the blind expert sees isolated degradations alone
+        dropout = torch.where(relayed > 0, 0.0, c.task_dropout)
+        with self._autocast():
             value, _ = objective.loss(
                 self.net, self.uncertainty, clean, degraded, task, severity, angle, generator,
-                first_step_share=c.first_step_share, task_dropout=c.task_dropout,
+                first_step_share=c.first_step_share, task_dropout=dropout, relayed=relayed,
                 condition_dropout=c.condition_dropout, severity_dropout=c.severity_dropout,
                 severity_jitter=c.severity_jitter, angle_jitter=c.angle_jitter,
             )
@@ -306,16 +335,19 @@ class Trainer:
             top, left = max(0, x.shape[1] - size) // 2, max(0, x.shape[2] - size) // 2
             crops.append(x[None, :, top : top + size, left : left + size])
         gains: dict[str, float] = {}
-        for name in isolated.TASKS:
+
+        def look(label: str, task: str, degrade: Callable[[Tensor, torch.Generator], isolated.Degraded]) -> None:
             gain = []
             for i, x in enumerate(crops):
-                generator = torch.Generator().manual_seed(i)
-                bad = isolated.pairs(x, name, generator, generator)
-                if torch.equal(bad.pixels, x):
-                    continue
-                y = self.predict(bad, name).cpu()
-                gain.append(_psnr(y, x) - _psnr(bad.pixels, x))
-            gains[name] = sum(gain) / max(1, len(gain))
+                bad = degrade(x, torch.Generator().manual_seed(i))
+                if not torch.equal(bad.pixels, x):
+                    gain.append(_psnr(self.predict(bad, task).cpu(), x) - _psnr(bad.pixels, x))
+            gains[label] = sum(gain) / max(1, len(gain))
+
+        for name in isolated.TASKS:
+            look(name, name, lambda x, g, name=name: isolated.pairs(x, name, g, g))  # type: ignore[misc]
+        for name in relay.AFTER if self.config.relay_share else ():
+            look(f"{name}@relay", name, lambda x, g, name=name: self._relayed(x, name, g, g)[0])  # type: ignore[misc]
         minutes = (self.seconds + self.seconds_now()) / 60
         row = {"step": self.step, "minutes": round(minutes, 1)} | {k: round(v, 3) for k, v in gains.items()}
         self.log("validation " + json.dumps(row))
@@ -325,17 +357,10 @@ class Trainer:
         return gains
 
     def predict(self, bad: isolated.Degraded, task: str) -> Tensor:
-        """One step of the task's expert, told how bad it is."""
-        lq, severity, angle = (v.to(self.device) for v in bad)
-        one = torch.ones(len(lq), device=lq.device)
-        index = torch.full((len(lq),), TASKS.index(task), device=lq.device)
-        with torch.autocast(self.device.type, self.kind, enabled=self.kind != torch.float32):
-            x = self.ema(torch.zeros_like(lq), one, lq * 2 - 1, index, severity, one.bool(), angle)
-        return operators_round8(x)
-
-
-def operators_round8(x: Tensor) -> Tensor:
-    return (((x + 1) / 2).clamp(0, 1) * 255).round() / 255
+        """One step of the task's expert, told how bad it is; 8-bit values."""
+        with self._autocast():
+            here = isolated.Degraded(*(v.to(self.device) for v in bad))
+            return operators.round8(relay.expert(self.ema, here, task))
 
 
 def _psnr(a: Tensor, b: Tensor) -> float:

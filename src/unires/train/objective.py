@@ -12,7 +12,7 @@ from unires.denoise.schedule import alpha_sigma
 
 
 class Uncertainty(nn.Module):
-    """Expected log loss of a sample, from what makes it easy or hard (task, severity, t); used in training only.
+    """Expected log loss of a sample, from what makes it easy or hard; used in training only.
 
     Dividing each sample's loss by its expected value keeps every task, severity and noise level at the same
     weight (Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models", eq. 19 f.)."""
@@ -20,16 +20,16 @@ class Uncertainty(nn.Module):
     def __init__(self, tasks: int = len(TASKS)) -> None:
         super().__init__()
         self.tasks = tasks
-        self.inner = nn.Linear(tasks + 5, 64)
+        self.inner = nn.Linear(tasks + 6, 64)
         self.outer = nn.Linear(64, 1)
         nn.init.zeros_(self.outer.weight)
         nn.init.constant_(self.outer.bias, -1.0)
 
-    def forward(self, t: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor) -> Tensor:
-        """All inputs B; returns B."""
+    def forward(self, t: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor, relayed: Tensor) -> Tensor:
+        """All inputs B; relayed: severity of what another expert has cleaned before, 0: nothing. Returns B."""
         kind = torch.nn.functional.one_hot(task, self.tasks).to(t)
         seen = has_condition.to(t)
-        x = torch.cat((kind, torch.stack((t, t * t, severity, severity**2, seen), dim=1)), dim=1)
+        x = torch.cat((kind, torch.stack((t, t * t, severity, severity**2, seen, relayed), dim=1)), dim=1)
         out: Tensor = self.outer(torch.nn.functional.silu(self.inner(x)))
         return out.squeeze(1)
 
@@ -45,7 +45,8 @@ def loss(
     generator: torch.Generator,
     *,
     first_step_share: float = 0.5,
-    task_dropout: float = 0.1,
+    task_dropout: float | Tensor = 0.1,
+    relayed: Tensor | None = None,
     condition_dropout: float = 0.1,
     severity_dropout: float = 0.5,
     severity_jitter: float = 0.0,
@@ -53,8 +54,9 @@ def loss(
 ) -> tuple[Tensor, Tensor]:
     """(p_z + p_c) |x_hat - x|^2, divided by its expectation; a share of the samples is at t = 1.
 
-    clean, degraded: B x 3 x H x W in [-1, 1]; task: B indices into the network's tasks; severity, angle: B. Returns the
-    mean loss and the plain squared error of each sample."""
+    clean, degraded: B x 3 x H x W in [-1, 1]; task: B indices into the network's tasks; severity, angle: B;
+    task_dropout: for all, or B; relayed: see Uncertainty (None: nothing was cleaned). Returns the mean loss and the
+    plain squared error of each sample."""
     count, device = clean.shape[0], clean.device
     u = torch.rand(6, count, generator=generator, device=device)
     t = torch.where(u[0] < first_step_share, torch.ones_like(u[1]), 0.01 + 0.99 * u[1])
@@ -71,5 +73,6 @@ def loss(
     estimate = net(z, t, condition, told, hint, has_condition, turned)
     error = (estimate - clean).square().mean(dim=(1, 2, 3))
     unit = net.total_precision(t, told, has_condition) * error
-    expected = uncertainty(t, task, severity, has_condition)
+    cleaned = torch.zeros_like(severity) if relayed is None else relayed
+    expected = uncertainty(t, task, severity, has_condition, cleaned)
     return (unit * torch.exp(-expected) + expected).mean(), error.detach()

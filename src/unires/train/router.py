@@ -11,89 +11,30 @@ before the others; last, the router learns which of them to choose."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from unires.compose.experts import KEEP, Expert
 from unires.compose.router import HARM_UNIT, LEAST, Router, RouterConfig
-from unires.compose.spectrum import CELL, spectra
-from unires.degrade import mixtures
+from unires.compose.spectrum import CELL
 from unires.degrade.isolated import TASKS
-from unires.degrade.recipe import Recipe
 from unires.denoise.checkpoint import load_denoiser
-from unires.denoise.interface import Denoiser, Hint
+from unires.denoise.interface import Denoiser
 from unires.errors import UniresError, shown
-from unires.train.config import build, read_values
-from unires.train.data import Atlas, photo_paths
+from unires.train.config import RouterTraining
+from unires.train.samples import Log, Sample, Samples
 
-Log = Callable[[str], None]
 ALL = ("blind", *TASKS, KEEP)
 CLEAN = (KEEP, "denoise", "dejpeg")
 THEN = ("keep@relay", *(f"{task}@relay" for task in ("blind", *TASKS)), KEEP)
 PLANS = ((ALL,), (CLEAN, THEN))
 VISIBLE = 1e-5  # squared error (50 dB) below which getting closer is worth little
-
-
-@dataclass(frozen=True)
-class RouterTraining:
-    """How to train a router. Folders are relative to the configuration file, `model` and `run` to where training is
-    started; `model` "" is the shipped one."""
-
-    clean: tuple[str, ...] = ()
-    model: str = ""
-    run: str = "runs/router"
-    start_from: str = ""  # a folder with a router: its report is kept, only the weights, which go with experts, are new
-    add: str = ""  # an expert that was added to `model`: that router is kept whole, and only the expert's column is new
-    degradation: str = ""  # what that expert is for (`unires.degrade.recipe`); half of the samples suffer it first
-    crop: int = 256  # that the report is learnt from
-    seen: int = 352  # pixels a side that the router sees of a sample when weights are learnt,
-    asked: int = 160  # and of its centre, that experts run on
-    margin: int = 16
-    region_share: float = 0.25  # of the samples, of which a part stays clean
-    report_samples: int = 14000  # that the report is learnt from
-    samples: int = 1600  # that the experts are run on
-    report_rounds: int = 6000  # of 64 samples each
-    rounds: int = 3000  # likewise, of each step's weights
-    rate: float = 2e-3
-    charge: float = 0.015  # what a network pass costs, in units of the log error: 0.065 dB
-    seed: int = 0
-    device: str = "cpu"
-    threads: int = 0
-
-    @classmethod
-    def read(cls, path: Path, changes: Sequence[str] = ()) -> RouterTraining:
-        """From a TOML file; raises UniresError naming an unknown option."""
-        config: RouterTraining = build(cls, read_values(path, changes), "")
-        base = Path(path).parent
-        return dataclasses.replace(config, clean=tuple(str(base / folder) for folder in config.clean))
-
-
-@dataclass
-class Sample:
-    """One crop, the restorations of its centre so far, and there the errors' products by cell, step by step."""
-
-    clean: Tensor  # 3 x H x W, of the centre that experts are asked about
-    degraded: Tensor
-    plane: Tensor  # mean log power of the whole crop
-    spectra: Tensor  # FEATURES x h x w of the whole crop, float16
-    severity: Tensor  # 5, as `mixtures.Mixture` has them
-    harm: Tensor
-    where: Tensor  # 1 x h x w, the share of each cell that is degraded
-    known: Tensor = field(default_factory=lambda: torch.empty(0))  # as `Router.known` has it
-    told: dict[str, Hint] = field(default_factory=dict)
-    asked: Tensor = field(default_factory=lambda: torch.empty(0))  # K x 3 x H x W, of the first plan's first step
-    answers: Tensor = field(default_factory=lambda: torch.empty(0))  # likewise, of the step last run
-    grams: list[Tensor] = field(default_factory=list)  # a plan's step: h x w x K x K
 
 
 class RouterTrainer:
@@ -106,12 +47,8 @@ class RouterTrainer:
         torch.manual_seed(config.seed)
         self.device = torch.device(config.device)
         self.denoiser: Denoiser = load_denoiser(Path(config.model) if config.model else None, config.device)
-        self.edge = (config.seen - config.asked) // 2  # around what experts are asked about
-        if config.crop % CELL or config.asked % CELL or self.edge % CELL or self.edge < 0:
-            raise UniresError(f"Crops for a router, and their centres, are of whole cells of {CELL} pixels.")
         self.router = Router(RouterConfig(TASKS, PLANS)).to(self.device).requires_grad_(False)
-        self.recipe = Recipe.parse(config.degradation) if config.degradation else None
-        if bool(config.add) != bool(self.recipe) or (config.add and not config.start_from):
+        if bool(config.add) != bool(config.degradation) or (config.add and not config.start_from):
             raise UniresError("A router's new column needs `add`, `degradation` and `start_from`.")
         if config.add:
             self.router = self._with_expert(config)
@@ -123,10 +60,7 @@ class RouterTrainer:
                 getattr(self.router, name).load_state_dict(getattr(known, name).state_dict())
             self.router.mean.copy_(known.mean)
             self.router.deviation.copy_(known.deviation)
-        paths = [p for folder in config.clean for p in photo_paths(Path(folder))]
-        if not paths:
-            raise UniresError("The configuration names no folder of clean photos.")
-        self.photos = Atlas.load(paths, max(config.crop, config.seen) + 2 * config.margin, self.device)
+        self.samples = Samples(config, log)
 
     def _with_expert(self, c: RouterTraining) -> Router:
         known = Router.load(Path(c.start_from))
@@ -139,9 +73,9 @@ class RouterTrainer:
 
     def run(self) -> None:
         if not self.config.start_from:
-            self.learn_report(self.collect())
+            self.learn_report(self.samples.collect())
             self.save()
-        samples = self.open(self.config.samples)
+        samples = self.samples.open(self.config.samples)
         self.judge(samples)
         for plan, steps in enumerate(self.router.config.plans):
             for step in range(len(steps)):
@@ -156,65 +90,6 @@ class RouterTrainer:
         folder = Path(self.config.run)
         folder.mkdir(parents=True, exist_ok=True)
         self.router.save(folder)
-
-    def draw(self, index: int, count: int, crop: int) -> tuple[Tensor, mixtures.Mixture, Tensor]:
-        """Clean crops, what became of them, and where: B x 1 x H x W, one where degraded. In a part of them a region
-        stays clean. The window is cut after degrading, so that borders are real."""
-        c = self.config
-        seed = (c.seed * 1_000_003 + index) * 4099
-        host = torch.Generator().manual_seed(seed)
-        device = torch.Generator(self.device).manual_seed(seed + 1) if self.device.type != "cpu" else host
-        clean = self.photos.crops(self.photos.places(count, crop + 2 * c.margin, host))
-        source = clean
-        if self.recipe:
-            seeds, suffers = torch.randint(2**62, (count,), generator=host), torch.rand(count, generator=host) < 0.5
-            parts = [
-                self.recipe(x[None], seed) if yes else x[None]
-                for x, seed, yes in zip(clean, seeds.tolist(), suffers.tolist(), strict=True)
-            ]
-            source = torch.cat(parts)
-        mixture = mixtures.draw(source, host, device)
-        top, left = torch.randint(0, 2 * c.margin + 1, (2,), generator=host).tolist()
-        window = (..., slice(top, top + crop), slice(left, left + crop))
-        where = _regions(count, crop, c.region_share, host).to(self.device)
-        degraded = torch.where(where, mixture.degraded[window], clean[window])
-        return clean[window], dataclasses.replace(mixture, degraded=degraded), where.float()
-
-    def open(self, count: int, weigh: bool = True) -> list[Sample]:
-        """The first `count` samples, to learn weights from; or the report, for which pixels are not kept."""
-        crop = self.config.seen if weigh else self.config.crop
-        inner = slice(self.edge, crop - self.edge)
-        columns: list[Tensor] = []  # all samples' in one tensor each: small ones among large ones would scatter memory
-        started = time.monotonic()
-        for index in range(0, count, 8):
-            clean, mixture, where = self.draw(index, 8, crop)
-            features, power = spectra(mixture.degraded)
-            own = [clean[..., inner, inner], mixture.degraded[..., inner, inner], power.mean(dim=(1, 2))]
-            told = [features.half(), mixture.severity, mixture.harm, F.avg_pool2d(where, CELL)]
-            parts = [*(own if weigh else [torch.empty(8, 0)] * 3), *told]
-            columns = columns or [part.new_empty(count, *part.shape[1:]) for part in parts]
-            for column, part in zip(columns, parts, strict=True):
-                column[index : index + 8] = part[: count - index]
-            if index % 1000 == 992:
-                self.log(f"{index + 8} samples, {(index + 8) / (time.monotonic() - started):.1f} a second")
-        return [Sample(*row) for row in zip(*columns, strict=True)]
-
-    def collect(self) -> list[Sample]:
-        """The report's samples: from the run's folder if they are there already, else made and kept there."""
-        c = self.config
-        file, names = Path(c.run) / "samples.safetensors", ("spectra", "severity", "harm", "where")
-        folders = [str(Path(folder).resolve()) for folder in c.clean]
-        key = f"{folders} {c.crop} {c.margin} {c.region_share} {c.seed} {c.report_samples} {mixtures.COUNT_ODDS}"
-        if file.exists():
-            with safe_open(file, "pt") as opened:
-                if (opened.metadata() or {}).get("key") == key:
-                    columns = [opened.get_tensor(name) for name in names]
-                    none = torch.empty(0)
-                    return [Sample(none, none, none, *row) for row in zip(*columns, strict=True)]
-        samples = self.open(c.report_samples, weigh=False)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({n: torch.stack([getattr(s, n) for s in samples]) for n in names}, file, {"key": key})
-        return samples
 
     # -- what is wrong with the photo -----------------------------------------------------------------------
 
@@ -303,7 +178,7 @@ class RouterTrainer:
     def _rows(self, samples: list[Sample], plan: int, step: int) -> tuple[Tensor, Tensor]:
         """Weights of the centre's cells, and passes."""
         rows, passes = self.router.decide(self.router.look(_stack(samples)), _known(samples), plan, step)
-        edge, cells = self.edge // CELL, self.config.asked // CELL
+        edge, cells = self.samples.edge // CELL, self.config.asked // CELL
         return rows[..., edge : edge + cells, edge : edge + cells], passes
 
     def learn_weights(self, samples: list[Sample], plan: int, step: int) -> None:
@@ -416,15 +291,6 @@ def _used(rows: Tensor, names: Sequence[str]) -> Tensor:
 
 def _known(samples: list[Sample]) -> Tensor:
     return torch.stack([s.known for s in samples])
-
-
-def _regions(count: int, size: int, share: float, host: torch.Generator) -> Tensor:
-    """B x 1 x size x size, true where degraded: everywhere, or for a share of the pictures on one side of a line."""
-    angle, distance, partly = torch.rand(3, count, 1, 1, generator=host)
-    ramp = torch.linspace(-1, 1, size)
-    along = torch.cos(angle * 2 * math.pi) * ramp[:, None] + torch.sin(angle * 2 * math.pi) * ramp
-    degraded: Tensor = (along < distance - 0.3) | (partly >= share)
-    return degraded[:, None]
 
 
 def _last_row(gradient: Tensor) -> Tensor:
