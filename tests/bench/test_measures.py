@@ -244,15 +244,6 @@ def test_quantiles_of_student(freedom: int) -> None:
         assert measures.student_quantile(p, freedom) == pytest.approx(stats.t.ppf(p, freedom), rel=1e-6)
 
 
-def test_bootstrap_agrees_where_student_holds() -> None:
-    values = torch.randn(400, generator=torch.Generator().manual_seed(5)).tolist()
-    low, high = measures.bootstrap_interval(values)
-    student = measures.mean_interval(values)
-    assert low == pytest.approx(student.value - student.half, abs=0.01)
-    assert high == pytest.approx(student.value + student.half, abs=0.01)
-    assert measures.bootstrap_interval(values) == (low, high)
-
-
 def test_differences_are_paired() -> None:
     base = [20.0, 30.0, 40.0]
     found = measures.paired_difference([b + d for b, d in zip(base, (1.0, 1.1, 0.9), strict=True)], base)

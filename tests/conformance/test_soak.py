@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import random
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from album import digests, make_photos
 from PIL import Image
 
 from unires.jobs.journal import NAME
@@ -42,21 +42,6 @@ def peak(words: list[str]) -> int:
     done = subprocess.run([sys.executable, "-c", PEAK, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split("peak ")[1])
-
-
-def make_photos(where: Path, count: int, height: int = 48, width: int = 64) -> None:
-    dice = np.random.default_rng(0)
-    where.mkdir()
-    for i in range(count):
-        place = where / f"{i % 7}"
-        place.mkdir(exist_ok=True)
-        samples = dice.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(samples).save(place / f"photo{i:04}.{('jpg', 'png', 'webp')[i % 3]}")
-
-
-def digests(where: Path) -> dict[str, str]:
-    files = [p for p in sorted(where.rglob("*")) if p.is_file() and p.name != NAME]
-    return {p.relative_to(where).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def test_killed_at_twenty_moments(tmp_path: Path, tiny_folder: Path, figure: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""What linear deconvolution shows the network: transfer functions, and what the filter gives back."""
+"""What deconvolution shows the network: transfer functions, and what it gives back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from unires.degrade import isolated, kernels, operators
 from unires.denoise.compact import CompactNet
-from unires.denoise.deconvolve import EXTENTS, REACH, deconvolve, transfer
+from unires.denoise.deconvolve import EXTENTS, deconvolve, transfer
 
+OVERLAP = 96  # of tiles: `CompactDenoiser.facts`
 BLURS = [("defocus-deblur", 2.5, 0.0), ("motion-deblur", 9.0, 0.4), ("motion-deblur", 9.0, 2.2)]
 
 
@@ -57,8 +58,8 @@ def test_a_blur_that_is_told_is_undone(task: str, extent: float, angle: float, p
     d = deconvolve(blurred * 2 - 1, task, severity(task, extent), torch.tensor([angle]))
     before = psnr(blurred, photo)
     assert psnr((blurred * 2 + d[:, 3:]) / 2, photo) > before + 2
-    less, more = (x.diff(dim=-1).square().mean() for x in (d[:, :3], d[:, 3:]))
-    assert float(less) > 1.5 * float(more)  # the less it is regularised, the more it brings out, noise included
+    more, less = ((blurred * 2 + x).diff(dim=-1).square().mean() for x in (d[:, :3], d[:, 3:]))
+    assert float(less) > 1.1 * float(more)  # the less it is regularised, the more it brings out, noise included
     if task == "motion-deblur":  # and not by a path across it
         wrong = deconvolve(blurred * 2 - 1, task, severity(task, extent), torch.tensor([angle + 1.5]))
         assert psnr((blurred * 2 + wrong[:, 3:]) / 2, photo) < before
@@ -81,13 +82,14 @@ def test_the_network_sees_it_only_where_enough_is_known(tiny_net: Any) -> None:
 
 @pytest.mark.parametrize("task", EXTENTS)
 def test_what_is_far_away_is_not_seen(task: str) -> None:
-    """So that a tile's middle is what it would be in the whole photo."""
-    x = torch.rand(1, 3, 200, 220, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    part = slice(20, 180)
-    inner = slice(REACH, 160 - REACH)
+    """So that a tile's middle is what it would be in the whole photo, to 4 of 255 levels even of noise."""
+    x = torch.rand(1, 3, 300, 320, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    part = slice(20, 280)
+    inner = slice(OVERLAP, 260 - OVERLAP)
     whole, tile = (deconvolve(v, task, torch.tensor([0.8]), torch.ones(1)) for v in (x, x[..., part, part]))
-    torch.testing.assert_close(whole[..., part, part][..., inner, inner], tile[..., inner, inner], atol=2e-4, rtol=0)
-    assert float((whole[..., part, part] - tile)[..., :8, :8].abs().max()) > 0.01
+    off = (whole[..., part, part] - tile).abs()
+    assert float(off[..., inner, inner].max()) < 4 / 127.5 and float(off[..., inner, inner].mean()) < 0.01 / 127.5
+    assert float(off[..., :8, :8].max()) > 0.01
 
 
 def test_small_pictures_are_mirrored_as_far_as_they_go() -> None:

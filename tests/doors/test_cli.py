@@ -171,6 +171,8 @@ REFUSALS = {
     "restore {photo} --steps 2.5": "'2.5' is no whole number",
     "restore {photo} --steps 1 --weights denoise;dejpeg": "weights for 2 steps",
     "restore {photo} --seed 99999999999999999999": "seed",
+    "restore {photo} --dry-run": "--dry-run is for folders",
+    "restore {photo} --workers 2": "--workers is for folders",
     "degrade {photo} --recipe nois": "did you mean 'noise'?",
     "degrade {photo} --recipe noise(sigm=3)": "did you mean 'sigma'?",
     "degrade {photo} --recipe noise(": "can't be read",
@@ -201,6 +203,7 @@ BAD_PHOTOS: dict[str, tuple[bytes | None, str]] = {
     "text.jpg": (b"hello, I am a letter", "is not a picture"),
     "zeros.png": (bytes(5000), "is not a picture"),
     "strange\nname.png": (b"x", "is not a picture"),
+    f"{'long' * 75}.jpg": (None, "too long"),
 }
 
 

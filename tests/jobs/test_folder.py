@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -12,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+from album import digests, make_photos
 from PIL import Image
 
 from unires.errors import OptionError, UniresError
@@ -27,29 +26,6 @@ SETTINGS = {"weights": "darker"}
 def darker(photo: Photo, share: folder.Share) -> Photo:
     share(1.0)
     return photo.with_pixels(photo.pixels * 0.5)
-
-
-def make_photos(where: Path, count: int) -> None:
-    generator = np.random.default_rng(0)
-    for i in range(count):
-        place = where / ("inner" if i % 3 == 0 else ".")
-        place.mkdir(parents=True, exist_ok=True)
-        pixels = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(place / f"photo{i:02}{('.png', '.jpg')[i % 2]}")
-
-
-def digests(where: Path) -> dict[str, str]:
-    return {
-        p.relative_to(where).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(where.rglob("*"))
-        if p.is_file() and p.name != NAME
-    }
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    make_photos(tmp_path / "in", 7)
-    return tmp_path / "in"
 
 
 def restore(source: Path, target: Path, **options: object) -> folder.FolderReport:
@@ -110,6 +86,26 @@ def test_files_of_others_are_not_replaced(photos: Path, tmp_path: Path) -> None:
     assert restore(photos, out, overwrite=True).count("done") == 1
 
 
+def test_files_of_others_are_not_replaced_in_another_format(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert restore(photos, out).count("done") == 7
+    (out / "photo01.png").write_bytes(b"mine")
+    items = folder.find(photos, out, recursive=True, extension=".png")
+    report = folder.run(items, out, darker, {"format": "PNG"})
+    assert [o.name for o in report.outcomes if o.status == "failed"] == ["photo01.jpg"]
+    assert (out / "photo01.png").read_bytes() == b"mine"
+    assert folder.run(items, out, darker, {"format": "again"}).count("failed") == 1  # its own it does replace
+
+
+def test_a_folder_that_cannot_be_read(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> list[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(folder, "walk", closed)
+    with pytest.raises(UniresError, match="can't be read"):
+        folder.find(photos, tmp_path / "out", recursive=True)
+
+
 def test_bad_files_are_listed_and_the_rest_is_done(photos: Path, tmp_path: Path) -> None:
     (photos / "empty.png").touch()
     (photos / "text.jpg").write_text("no photo")
@@ -128,6 +124,17 @@ def test_fail_fast_stops(photos: Path, tmp_path: Path) -> None:
     (photos / "a-bad.png").touch()
     report = restore(photos, tmp_path / "out", fail_fast=True)
     assert report.count("failed") == 1 and report.count("done") == 0
+
+
+def test_fail_fast_stops_where_results_cannot_be_written(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise UniresError("No space is left.")
+
+    monkeypatch.setattr(folder, "write_photo", full)
+    report = restore(photos, tmp_path / "out", fail_fast=True)
+    assert 1 <= report.count("failed") <= 2 and report.count("done") == 0  # one is restored while one is written
 
 
 def test_a_dry_run_writes_nothing(photos: Path, tmp_path: Path) -> None:
@@ -208,7 +215,8 @@ def test_killed_and_resumed_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
     for attempt in range(4):
         target = tmp_path / f"broken{attempt}"
         code = JOB.format(tests=here, source=str(source), target=str(target))
-        job = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ})
+        helpers = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        job = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, **helpers})
         assert job.stdout is not None and job.stdout.readline()
         time.sleep(dice.uniform(0.02, 0.4))
         job.send_signal(signal.SIGKILL)

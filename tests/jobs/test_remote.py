@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,27 @@ def test_a_worker_killed_after_writing_leaves_a_result_of_its_own(
     monkeypatch.setattr(remote.Job, "_keep", keep)
     assert job.one(item, settings.load()).status == "done"
     assert (tmp_path / "out" / "photo01.jpg").read_bytes() == written
+
+
+@pytest.mark.parametrize("way", ["link", "around"])
+def test_originals_are_not_written_over(photos: Path, tmp_path: Path, way: str) -> None:
+    target = tmp_path / "link" if way == "link" else photos / "inner" / ".."
+    if way == "link":
+        target.symlink_to(photos)
+    with pytest.raises(OptionError, match="never written over"):
+        remote.find(place(str(photos)), place(f"file://{target}"), recursive=True)
+
+
+@pytest.mark.parametrize(("options", "encode", "said"), [
+    ({"seed": 10**20}, {}, "seed"), ({"detail": 2}, {}, "detail"), ({}, {"quality": 500}, "quality"),
+    ({}, {"bit_depth": 12}, "bit depth"),
+])  # fmt: skip
+def test_what_every_photo_would_refuse_is_refused_at_once(
+    settings: Settings, options: dict[str, Any], encode: dict[str, Any], said: str
+) -> None:
+    wrong = replace(settings, options={**settings.options, **options}, encode={**settings.encode, **encode})
+    with pytest.raises(OptionError, match=said):
+        wrong.load()
 
 
 def test_names_that_lead_out_are_refused(photos: Path, tmp_path: Path, settings: Settings) -> None:

@@ -105,3 +105,20 @@ def test_a_file_that_is_no_configuration(file: Path, content: bytes) -> None:
         TrainConfig.read(file)
     with pytest.raises(UniresError, match="can't be read"):
         TrainConfig.read(file.with_name("missing.toml"))
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    (["crop=100"], "multiple of 16"), (["crop=96", "margin=4", "relay_share=0.5"], "2 margin with relay_share"),
+])  # fmt: skip
+def test_crops_that_the_network_cannot_take(changes: list[str], said: str) -> None:
+    with pytest.raises(UniresError, match=said):
+        TrainConfig.read(Path(__file__).parents[2] / "configs" / "compact.toml", changes)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ('device="gpu"', "Unknown device"), ("samples=1", "samples must be at least 2"), ("rate=-1", "rate"),
+    ("crop=0", "crop"), ("sample=2", "did you mean 'samples'"),
+])  # fmt: skip
+def test_what_a_router_is_not_trained_with(change: str, said: str) -> None:
+    with pytest.raises(UniresError, match=said):
+        RouterTraining.read(Path(__file__).parents[2] / "configs" / "router.toml", [change])

@@ -256,6 +256,13 @@ def test_validation(config: TrainConfig, photos: Path) -> None:
     assert relayed.validate().keys() == {*isolated.TASKS, *(f"{task}@relay" for task in relay.AFTER)}
 
 
+def test_validation_with_sides_that_are_no_multiples(config: TrainConfig, tmp_path: Path, astronaut: Any) -> None:
+    Image.fromarray(astronaut[:51, :70]).save(tmp_path / "odd.png")
+    trainer = Trainer(replace(config, validation=(str(tmp_path),)), quiet)
+    trainer.started = 0.0
+    assert trainer.validate().keys() == set(isolated.TASKS)
+
+
 def test_time_is_kept(config: TrainConfig) -> None:
     """`minutes` end a run; the state sums over continuations."""
     lines: list[str] = []

@@ -66,6 +66,13 @@ def test_reading_photos(tmp_path: Path) -> None:
         load_rgb(tmp_path / "broken.jpg")
 
 
+def test_a_picture_that_would_burst_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(UniresError, match="can't be read as a photo"):
+        load_rgb(tmp_path / "large.png")
+
+
 # -- objective --------------------------------------------------------------------------------------------------------
 
 

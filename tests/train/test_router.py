@@ -142,7 +142,7 @@ def test_the_report_learns(photos: Path, tiny_folder: Path, tmp_path: Path) -> N
 def test_samples_are_made_once(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     first = trainer(photos, tiny_folder, tmp_path).samples.collect()
     again = trainer(photos, tiny_folder, tmp_path)
-    again.draw = None  # type: ignore[method-assign, assignment]
+    again.samples.draw = None  # type: ignore[method-assign, assignment]
     for a, b in zip(first, again.samples.collect(), strict=True):
         assert torch.equal(a.spectra, b.spectra) and torch.equal(a.severity, b.severity)
     other = trainer(photos, tiny_folder, tmp_path, seed=1).samples.collect()

@@ -208,15 +208,6 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Mean:
     return mean_interval([a - b for a, b in zip(ours, theirs, strict=True)])
 
 
-def bootstrap_interval(values: Sequence[float], draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean (Efron 1979): no normality assumed; same seed, same numbers."""
-    v = torch.tensor(values, dtype=torch.float64)
-    pick = torch.randint(len(v), (draws, len(v)), generator=torch.Generator().manual_seed(seed))
-    means = v[pick].mean(dim=1)
-    low, high = torch.quantile(means, torch.tensor((0.025, 0.975), dtype=torch.float64)).tolist()
-    return low, high
-
-
 def student_quantile(p: float, freedom: int) -> float:
     """The p-quantile (0.5 < p < 1) of Student's t distribution, by bisection on its distribution function."""
     low, high = 0.0, 1e3 if freedom > 1 else 1e5

@@ -17,7 +17,6 @@ from unires.bench.run import Row
 from unires.errors import UniresError
 
 MEASURES = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS"}
-LOWER_IS_BETTER = {"lpips"}
 
 
 @dataclass

@@ -262,7 +262,7 @@ class Router(nn.Module):
             most = row.abs().flatten(1).amax(dim=1)
             used = most >= min(LEAST, float(most.max()))  # where all are small, the largest stays
             kept = row[used] + (1 - row[used].sum(dim=0)) / int(used.sum())
-            values[s, [names.index(n) for n, u in zip(step, used.tolist(), strict=True) if u]] = kept
+            values[s, [names.index(n) for n, u in zip(step, used.tolist(), strict=True) if u]] = kept.cpu()
         return Weights(tuple(Expert.parse(n, [n.partition("@")[0]]) for n in names), values)
 
     def with_expert(self, name: str) -> Router:

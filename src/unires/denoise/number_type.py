@@ -16,15 +16,17 @@ AGREES = 0.02  # greatest relative error; bf16 has 8 bits: 2^-8 an operation, le
 
 
 def has_bf16() -> bool:
-    """Whether this processor, as torch's convolutions see it, has instructions for bf16 at all."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether this processor has instructions for bf16 at all, and torch's convolutions work in it."""
+    here = getattr(torch.cpu, "get_capabilities", dict)()  # of torch 2.10 and later
+    native = here.get("architecture") != "x86_64" or here.get("avx512_bf16") or here.get("amx_bf16")
+    return bool(native and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def choose(net: nn.Module, device: torch.device) -> torch.dtype:
     """torch.bfloat16 if it is both right and faster for the widest 3x3 convolution of `net` (for WIDEST of its
     channels, if it has more); else float32."""
     if device.type == "cpu" and not has_bf16():
-        return torch.float32  # emulated: a test would take a third of a second to find that out
+        return torch.float32  # emulated: a test would take a tenth of a second, and err on a busy machine
     kernels = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) and m.groups == 1]
     heaviest = max(kernels, key=lambda m: m.weight.numel())
     generator = torch.Generator().manual_seed(0)

@@ -186,9 +186,12 @@ def _common(parser: argparse.ArgumentParser) -> None:
 def run_restore(args: argparse.Namespace) -> None:
     from unires.jobs.places import is_address
 
-    if Path(args.photo).is_dir() or is_address(args.photo) or args.engine != "local":
+    if os.path.isdir(args.photo) or is_address(args.photo) or args.engine != "local":
         folder.run(args)
         return
+    for name in ("dry_run", "recursive", "include", "report", "workers", "fail_fast"):
+        if getattr(args, name):
+            raise OptionError(f"--{name.replace('_', '-')} is for folders, and {shown(args.photo)} is none.")
     from unires.photo import check_output, read_photo, write_photo
     from unires.photo.files import extension_of
 
@@ -252,7 +255,7 @@ def _output(args: argparse.Namespace, extension: str, word: str) -> Path:
     """Where to write: as asked, or beside the photo. Raises OptionError if that is the photo itself."""
     photo = Path(args.photo)
     out = Path(args.output) if args.output else photo.with_name(f"{photo.stem}.{word}{extension}")
-    if out.exists() and os.path.samefile(photo, out):
+    if os.path.exists(out) and os.path.samefile(photo, out):
         raise OptionError("The output is the photo itself, and originals are never written over.")
     return out
 

@@ -20,6 +20,8 @@ Restores a photo twice, closest to the truth and as crisp as can be, and makes a
   unires dial old.jpg                  writes old.dial.html beside it; open it in a browser
   unires dial old.jpg --at 0.35        writes old.restored.jpg, as the slider showed it at 0.35, with all that is in
                                        the original's file (EXIF, colour profile, ...)
+
+Of a photo of more than 4 megapixels the page shows the middle, restored by itself; --at restores the whole.
 """
 MOST_PIXELS = 4_000_000  # of a page; of a larger photo the middle is shown
 
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     source, photo = Path(args.photo), read_photo(args.photo)
     ending = "dial.html" if args.at is None else f"restored{photo.extension}"
     out = Path(args.output) if args.output else source.with_name(f"{source.stem}.{ending}")
-    if out.exists() and os.path.samefile(source, out):
+    if os.path.exists(out) and os.path.samefile(source, out):
         raise OptionError(f"{shown(out)} is the photo itself, and originals are never written over.")
     if args.at is not None:
         check_output(photo, out, overwrite=args.overwrite)

@@ -15,7 +15,7 @@ from unires.errors import OptionError, UniresError, shown
 from unires.jobs.journal import NAME as JOURNAL
 from unires.jobs.journal import RECORDS, Entry, Journal, digest_of_file, digest_of_settings
 from unires.photo import Photo, check_output, read_photo, write_photo
-from unires.photo.atomic import TEMPORARY
+from unires.photo.atomic import TEMPORARY, why
 from unires.photo.files import FORMATS
 from unires.photo.plugins import WRITTEN_AS
 
@@ -68,12 +68,15 @@ def find(
     include: patterns of file names, any of which will do (default: every known ending). extension: of the results, if
     not their own (or, of formats that are only read, the usual one). Raises UniresError if there are none, two would go
     to one place, or `target` is the folder itself."""
-    if not source.is_dir():
+    if not os.path.isdir(source):  # where Path.is_dir raises: a name too long, a folder that may not be entered
         raise UniresError(f"There is no folder {shown(source)}.")
     inside = target.resolve()
     if inside == source.resolve():
         raise OptionError("The output folder is the input folder, and originals are never written over.")
-    found = (path.relative_to(source).as_posix() for path in walk(source, recursive, inside))
+    try:
+        found = [path.relative_to(source).as_posix() for path in walk(source, recursive, inside)]
+    except OSError as error:
+        raise UniresError(f"The folder {shown(source)} can't be read: {why(error)}.") from error
     items = [Item(name, source / name, target / result) for result, name in results(found, include, extension).items()]
     if not items:
         raise UniresError(f"There is no photo in {shown(source)}.")
@@ -161,7 +164,7 @@ def run(
                     large = photo.samples.nbytes > LARGE
                     if large:
                         settle()
-                    known = journal is not None and item.name in journal.entries
+                    known = journal is not None and _below(item, target) in journal.outputs
                     check_place(item.target, target)
                     check_output(photo, item.target, overwrite=overwrite or known, **(encode or {}))
                     photo = restore(photo, _share(progress, i, len(items), item.name))
@@ -171,6 +174,8 @@ def run(
                         break
                     continue
                 settle()
+                if fail_fast and report.count("failed"):
+                    break
                 assert journal is not None
                 order = _Order(item, target, digest, key, overwrite or known, encode or {})
                 writes.append((item, writer.submit(_store, order, photo, journal)))

@@ -51,6 +51,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self.entries: dict[str, Entry] = {}
+        self.outputs: set[str] = set()  # all that jobs have written here, whatever became of it since
         try:
             text = self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
@@ -61,6 +62,7 @@ class Journal:
             except (ValueError, TypeError):
                 continue  # the line that was being written when the job was killed
             self.entries[entry.input] = entry
+            self.outputs.add(entry.output)
         self._cut_short = bool(text) and not text.endswith(b"\n")
 
     @contextmanager
@@ -106,3 +108,4 @@ class Journal:
             raise UniresError(f"The journal {shown(self.path)} can't be written: {error.strerror}.") from error
         self._cut_short = False
         self.entries[entry.input] = entry
+        self.outputs.add(entry.output)

@@ -125,7 +125,10 @@ def find(
     source: Place, target: Place, *, recursive: bool, include: Sequence[str] = (), extension: str = ""
 ) -> list[Item]:
     """The photos of a place, with the names of their results, as `unires.jobs.folder.find` does. Raises UniresError."""
-    if source == target:
+    if source == target or (
+        isinstance(source, Folder) and isinstance(target, Folder)
+        and Path(source.address).resolve() == Path(target.address).resolve()
+    ):  # fmt: skip
         raise OptionError("The output is the input, and originals are never written over.")
     stamps = dict(source.names(recursive=recursive, avoid=target))
     items = [Item(name, stamps[name], result) for result, name in folder.results(stamps, include, extension).items()]

@@ -11,7 +11,8 @@ from unires.errors import UniresError, shown
 from unires.jobs.folder import Restore, Share
 from unires.jobs.journal import digest_of_file
 from unires.photo import Photo
-from unires.restore.restorer import Restorer
+from unires.photo.files import check_encoding
+from unires.restore.restorer import Options, Restorer
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Settings:
         options = self.options
         restorer = Restorer.from_pretrained(self.model, self.device, ensemble=self.ensemble)
         restorer.plan(options["weights"], options["steps"], options["fidelity"], options["scale"])
+        Options(**options).check()
+        check_encoding(self.encode["quality"], self.encode["bit_depth"])
 
         def restore(photo: Photo, progress: Share) -> Photo:
             return photo.with_pixels(restorer(photo.visible(self.encode["bit_depth"]), progress=progress, **options))

@@ -309,6 +309,14 @@ def _turned(samples: npt.NDArray[Any], turn: int) -> npt.NDArray[Any]:
     return samples
 
 
+def check_encoding(quality: int | None, bit_depth: int | None) -> None:
+    """Raises OptionError for what no format has."""
+    if quality is not None and not 1 <= quality <= 100:
+        raise OptionError(f"The quality must be from 1 to 100, not {quality}.")
+    if bit_depth not in (None, 8, 16):
+        raise OptionError(f"The bit depth must be 8 or 16, not {bit_depth}.")
+
+
 def _checked(
     photo: Photo,
     path: Path,
@@ -323,10 +331,7 @@ def _checked(
         raise PhotoError(f"{shown(path)} cannot be written: its format is only read; a name ending in {other} will do.")
     target = FORMATS.get(path.suffix.lower(), photo.format) if format is None else _format_named(format)
     plugins.check_writable(target)
-    if quality is not None and not 1 <= quality <= 100:
-        raise OptionError(f"The quality must be from 1 to 100, not {quality}.")
-    if bit_depth not in (None, 8, 16):
-        raise OptionError(f"The bit depth must be 8 or 16, not {bit_depth}.")
+    check_encoding(quality, bit_depth)
     deep = target in ("PNG", "TIFF")
     if bit_depth == 16 and not deep:
         raise PhotoError(f"{_shown_format(target)} cannot hold 16 bits a channel; PNG and TIFF can.")

@@ -29,13 +29,11 @@ _METRE = 0.0254
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before the pixels: size, bits a channel, colour type, and how many frames an animation
-    has."""
+    """What stands before the pixels: size, bits a channel, and how many frames an animation has."""
 
     width: int
     height: int
     bits: int
-    colour: int
     frames: int
 
 
@@ -56,14 +54,14 @@ def header(data: bytes) -> Header:
     """The header of a PNG. Raises `ValueError` where there is none."""
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise ValueError("no IHDR")
-    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+    width, height, bits = struct.unpack_from(">IIB", data, 16)
     frames = 1
     for kind, body in chunks(data):
         if kind == b"acTL" and len(body) >= 4:
             frames = int(struct.unpack_from(">I", body)[0])
         if kind == b"IDAT":
             break
-    return Header(width, height, bits, colour, frames)
+    return Header(width, height, bits, frames)
 
 
 def metadata(data: bytes) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def as_dict(reading: Reading) -> dict[str, Any]:
 def draw_map(reading: Reading, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Where: the photo (H x W x 3, floats from 0 to 1) in grey, coloured by what is most surely wrong at each place."""
     height, width = pixels.shape[:2]
-    where = F.interpolate(reading.where[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+    where = F.interpolate(reading.where[None].cpu(), size=(height, width), mode="bilinear", align_corners=False)[0]
     there = np.array([t in reading.found for t in reading.tasks])
     sure = where.numpy() * there[:, None, None]
     best, colours = sure.argmax(axis=0), np.array([COLOURS[t] for t in reading.tasks], np.float32)

@@ -68,6 +68,13 @@ class Options:
     tile: int | None = None
     detail: float = 0.0
 
+    def check(self) -> None:
+        """What `Restorer.plan` does not look at. Raises OptionError."""
+        checked_seed(self.seed)
+        check_solver(self.solver)
+        if not (isinstance(self.detail, (int, float)) and 0 <= self.detail <= 1):
+            raise OptionError(f"The detail is a number from 0 to 1, not {self.detail!r}.")
+
 
 @dataclass(frozen=True)
 class Report:
@@ -215,10 +222,8 @@ class Restorer:
         """A canvas, made by `make(height, width)`, with the result; or None where that is the picture itself."""
         o = options
         chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale)  # refuses before anything is computed
+        o.check()
         seed = checked_seed(o.seed)
-        check_solver(o.solver)
-        if not (isinstance(o.detail, (int, float)) and 0 <= o.detail <= 1):
-            raise OptionError(f"The detail is a number from 0 to 1, not {o.detail!r}.")
         reading = None
         if self.router is not None and not chosen.only_keep:
             if picture.shape[0] > 1:

@@ -12,6 +12,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from unires.denoise.compact import CompactConfig
 from unires.errors import UniresError, nearest, shown
 
+DEVICES = ("cpu", "cuda", "mps")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -59,14 +61,16 @@ class TrainConfig:
     model: CompactConfig = field(default_factory=CompactConfig)
 
     def __post_init__(self) -> None:
-        for name, choices in (("optimizer", ("muon", "adamw")), ("device", ("cpu", "cuda", "mps"))):
+        for name, choices in (("optimizer", ("muon", "adamw")), ("device", DEVICES)):
             if getattr(self, name) not in choices:
                 raise UniresError(nearest(getattr(self, name), choices, kind=name))
         for name in ("crop", "batch", "steps", "warmup", "rate"):
             if not getattr(self, name) > 0:
                 raise UniresError(f"The option {name} must be more than 0, not {getattr(self, name)}.")
-        if self.relay_share and (self.crop + 2 * self.margin) % self.model.multiple:
-            raise UniresError(f"With relay_share, crop + 2 margin must be a multiple of {self.model.multiple}.")
+        multiple = self.model.multiple
+        if self.crop % multiple or (self.relay_share and 2 * self.margin % multiple):
+            said = ", and so must 2 margin with relay_share" if self.relay_share else ""
+            raise UniresError(f"The option crop must be a multiple of {multiple}{said}.")
         if not self.tasks or not all(odds > 0 for odds in self.tasks.values()):
             raise UniresError("The option tasks needs at least one task, and odds of more than 0.")
 
@@ -116,6 +120,13 @@ class RouterTraining:
     seed: int = 0
     device: str = "cpu"
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise UniresError(nearest(self.device, DEVICES, kind="device"))
+        for name, least in (("crop", 1), ("seen", 1), ("asked", 1), ("report_samples", 2), ("samples", 2), ("rate", 0)):
+            if not getattr(self, name) >= least:
+                raise UniresError(f"The option {name} must be at least {least}, not {getattr(self, name)}.")
 
     @classmethod
     def read(cls, path: Path, changes: Sequence[str] = ()) -> RouterTraining:

@@ -163,11 +163,7 @@ class Trainer:
     def _relayed(
         self, clean: Tensor, name: str, host: torch.Generator, device: torch.Generator
     ) -> tuple[isolated.Degraded, Tensor]:
-        with self._autocast():
-            return relay.pairs(self.ema, clean, name, host, device, self.config.severity_jitter)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.kind, enabled=self.kind != torch.float32)
+        return relay.pairs(self.ema, clean, name, host, device, kind=self.kind, jitter=self.config.severity_jitter)
 
     def rate(self) -> float:
         """The learning rate now: warm-up, then constant, then (for a release) a linear decay to zero."""
@@ -224,7 +220,7 @@ class Trainer:
         clean, degraded, task, severity, angle, relayed, generator = self.batch(self.step)
         # the blind expert sees isolated degradations alone
         dropout = torch.where(relayed > 0, 0.0, c.task_dropout)
-        with self._autocast():
+        with torch.autocast(self.device.type, self.kind, enabled=self.kind != torch.float32):
             value, _ = objective.loss(
                 self.net, self.uncertainty, clean, degraded, task, severity, angle, generator,
                 first_step_share=c.first_step_share, task_dropout=dropout, relayed=relayed,
@@ -332,8 +328,10 @@ class Trainer:
         crops = []
         for path in paths[:: max(1, len(paths) // count)][:count]:
             x = torch.from_numpy(load_rgb(path)).permute(2, 0, 1).float() / 255
-            top, left = max(0, x.shape[1] - size) // 2, max(0, x.shape[2] - size) // 2
-            crops.append(x[None, :, top : top + size, left : left + size])
+            multiple = self.config.model.multiple
+            high, wide = (min(size, side) // multiple * multiple for side in x.shape[1:])
+            top, left = (x.shape[1] - high) // 2, (x.shape[2] - wide) // 2
+            crops.append(x[None, :, top : top + high, left : left + wide])
         gains: dict[str, float] = {}
 
         def look(label: str, task: str, degrade: Callable[[Tensor, torch.Generator], isolated.Degraded]) -> None:
@@ -358,9 +356,7 @@ class Trainer:
 
     def predict(self, bad: isolated.Degraded, task: str) -> Tensor:
         """One step of the task's expert, told how bad it is; 8-bit values."""
-        with self._autocast():
-            here = isolated.Degraded(*(v.to(self.device) for v in bad))
-            return operators.round8(relay.expert(self.ema, here, task))
+        return operators.round8(relay.expert(self.ema, bad, task, self.kind))
 
 
 def _psnr(a: Tensor, b: Tensor) -> float:

@@ -24,11 +24,12 @@ LEAST = 0.8  # of what the expert would change: composed estimates leave some as
 
 @torch.no_grad()
 def pairs(
-    net: CompactNet, x: Tensor, task: str, host: torch.Generator, device: torch.Generator, jitter: float = 0.0
+    net: CompactNet, x: Tensor, task: str, host: torch.Generator, device: torch.Generator, *,
+    kind: torch.dtype = torch.float32, jitter: float = 0.0,
 ) -> tuple[isolated.Degraded, Tensor]:
     """Clean pixels x, B x 3 x H x W in [0, 1], degraded for `task` (a key of AFTER), degraded again and cleaned by
-    `net`; severity and angle are the task's. Also, B, the severity of what was cleaned. jitter: deviation of the
-    severity that the cleaning expert is told. Height and width: multiples of the network's."""
+    `net`, which computes in `kind`; severity and angle are the task's. Also, B, the severity of what was cleaned.
+    jitter: deviation of the severity that the cleaning expert is told. H and W: multiples of the network's."""
     draw = isolated.Draw(len(x), host, device)
     own = isolated.DEGRADE[task](x, draw)
     cleaned, harm = torch.empty_like(own.pixels), torch.empty(len(x))
@@ -43,15 +44,18 @@ def pairs(
         lq = operators.round8(both.pixels)
         harm[here] = both.severity
         told = (both.severity + jitter * torch.randn(count, generator=host)).clamp(0, 1)
-        estimate = expert(net, isolated.Degraded(lq, told, both.angle), after)
+        estimate = expert(net, isolated.Degraded(lq, told, both.angle), after, kind).to(lq)
         cleaned[here] = lq.lerp(estimate.clamp(0, 1), few.uniform(LEAST, 1).view(-1, 1, 1, 1).to(lq))
     return isolated.Degraded(cleaned, own.severity, own.angle), harm
 
 
-def expert(net: CompactNet, bad: isolated.Degraded, task: str) -> Tensor:
-    """One step of the task's expert, told how bad it is: B x 3 x H x W in [0, 1], neither clipped nor rounded."""
-    lq, severity, angle = (v.to(bad.pixels.device) for v in bad)
-    one = torch.ones(len(lq), device=lq.device)
-    index = torch.full((len(lq),), TASKS.index(task), device=lq.device)
-    x: Tensor = net(torch.zeros_like(lq), one, lq * 2 - 1, index, severity, one.bool(), angle)
-    return (x + 1) / 2
+def expert(net: CompactNet, bad: isolated.Degraded, task: str, kind: torch.dtype = torch.float32) -> Tensor:
+    """One step of the task's expert, told how bad it is, on the network's device: B x 3 x H x W in [0, 1], neither
+    clipped nor rounded."""
+    device = next(net.parameters()).device
+    lq, severity, angle = (v.to(device) for v in bad)
+    one = torch.ones(len(lq), device=device)
+    index = torch.full((len(lq),), TASKS.index(task), device=device)
+    with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+        x: Tensor = net(torch.zeros_like(lq), one, lq * 2 - 1, index, severity, one.bool(), angle)
+    return (x.float() + 1) / 2

@@ -6,12 +6,13 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from unires.train.config import RouterTraining
 from unires.train.data import Atlas, photo_paths
 
 Log = Callable[[str], None]
+VERSION = 2  # of kept samples: one more whenever degradations or mixtures change
 
 
 @dataclass
@@ -106,16 +108,17 @@ class Samples:
         c = self.config
         file, names = Path(c.run) / "samples.safetensors", ("spectra", "severity", "harm", "where")
         folders = [str(Path(folder).resolve()) for folder in c.clean]
-        key = f"{folders} {c.crop} {c.margin} {c.region_share} {c.seed} {c.report_samples} {mixtures.COUNT_ODDS}"
-        if file.exists():
-            with safe_open(file, "pt") as opened:
-                if (opened.metadata() or {}).get("key") == key:
-                    columns = [opened.get_tensor(name) for name in names]
-                    none = torch.empty(0)
-                    return [Sample(none, none, none, *row) for row in zip(*columns, strict=True)]
+        key = f"{folders} {len(self.photos.pixels)} {c.crop} {c.margin} {c.region_share} {c.seed} {c.report_samples}"
+        with suppress(OSError, SafetensorError), safe_open(file, "pt") as opened:
+            if (opened.metadata() or {}).get("key") == f"{VERSION} {key}":
+                columns = [opened.get_tensor(name) for name in names]
+                none = torch.empty(0)
+                return [Sample(none, none, none, *row) for row in zip(*columns, strict=True)]
         samples = self.open(c.report_samples, weigh=False)
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({n: torch.stack([getattr(s, n) for s in samples]) for n in names}, file, {"key": key})
+        part = file.with_suffix(".part")  # a run that is killed while it saves leaves no half of a file
+        save_file({n: torch.stack([getattr(s, n) for s in samples]) for n in names}, part, {"key": f"{VERSION} {key}"})
+        part.replace(file)
         return samples
 
 
