@@ -43,7 +43,7 @@ def _tiny_net(seed: int = 0, **changes: Any) -> Any:
 
     torch.manual_seed(seed)
     net = CompactNet(CompactConfig(**({"widths": (8, 8), "down": (1, 1), "up": (1,)} | changes)))
-    for p in (*net.leave.parameters(), *net.modulate.parameters()):
+    for p in (*net.leave.parameters(), *net.leave_gates.parameters(), *net.modulate.parameters()):
         torch.nn.init.normal_(p, std=0.5 if p.dim() == 4 else 0.1)
     return net
 

@@ -67,18 +67,20 @@ def test_without_a_condition_the_mean_is_of_the_sample_and_black() -> None:
 
 
 def test_the_residual_is_scaled_by_the_total_precision(tiny_net: Any) -> None:
-    """x_hat - mean = F / sqrt(p_z + p_c), F from `residual`: equation (1) term by term."""
+    """x_hat - mean = F / sqrt(p_z + p_c) + G_1 d_1 + G_2 d_2: equations (1) and (2) term by term."""
     net = tiny_net()
     z, t, c, task, severity, seen = inputs(6)
     alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
     p_c = torch.tensor(compact.PRECISION)[task].view(-1, 1, 1, 1)
     p_z = (alpha / sigma) ** 2
     d = net.classical(c, task, severity, seen, torch.zeros(1))
-    f = net.residual(alpha * z, c, d, net.modulation(t, task, severity, seen))
+    assert d is not None
+    f, g = net.residual(alpha * z, c, d, net.modulation(t, task, severity, seen))
     expected = (alpha / sigma**2 * z + p_c * c) / (p_z + p_c) + f / (p_z + p_c).sqrt()
+    expected = expected + g[:, :1] * d[:, :3] + g[:, 1:] * d[:, 3:]
     torch.testing.assert_close(net(z, t, c, task, severity, seen, torch.zeros(1)), expected)
     torch.testing.assert_close(net.total_precision(t, task, seen), (p_z + p_c).flatten())
-    assert float(f.detach().std()) > 0.1
+    assert float(f.detach().std()) > 0.1 and float(g.detach().std()) > 0.1 and d.any()
 
 
 def test_what_is_zero_is_left_out_and_changes_nothing(tiny_net: Any) -> None:
@@ -88,8 +90,8 @@ def test_what_is_zero_is_left_out_and_changes_nothing(tiny_net: Any) -> None:
     m = net.modulation(torch.ones_like(t), task, severity, seen)
     assert d is not None
     for known in (d, torch.zeros_like(d)):
-        whole = net.residual(torch.zeros_like(z), c, known, m)
-        torch.testing.assert_close(net.residual(None, c, known if known.any() else None, m), whole)
+        whole, _ = net.residual(torch.zeros_like(z), c, known, m)
+        torch.testing.assert_close(net.residual(None, c, known if known.any() else None, m)[0], whole)
 
 
 def test_at_t_1_nothing_depends_on_the_sample(tiny: Any) -> None:

@@ -7,8 +7,12 @@ precision (section 2 of the design):
     x_hat = (p_z z/alpha + p_c c) / (p_z + p_c)  +  F(z, c, d, t, tau, severity) / sqrt(p_z + p_c)       (1)
 
 so that F's target has unit scale for every t: at t = 1 it is a residual regressor, near t = 0 a residual denoiser.
-Where an expert is told how strong its degradation is, F also sees d, which classical methods make of c: linear
-deconvolution of a blur (`deconvolve.py`), shrinkage of noise (`shrink.py`).
+Where an expert is told how strong its degradation is, F also sees d, what two classical methods would change of c:
+deconvolution of a blur (`deconvolve.py`), shrinkage of noise (`shrink.py`). Then
+
+    x_hat  +=  G_1 d_1 + G_2 d_2                                                                         (2)
+
+with gates G, a number a pixel, that come from the network as F does: it takes over what they do well, and corrects.
 """
 
 from __future__ import annotations
@@ -104,7 +108,7 @@ class Embedding(nn.Module):
 
 
 class CompactNet(nn.Module):
-    """F of equation (1), and the equation itself."""
+    """F and G of equations (1) and (2), and the equations themselves."""
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
@@ -122,13 +126,14 @@ class CompactNet(nn.Module):
             _blocks(w, n, i >= config.wide_from) for i, (w, n) in enumerate(zip(widths, config.up, strict=False))
         )
         self.leave = nn.Conv2d(widths[0], 3 * 4, 3, padding=1)
+        self.leave_gates = nn.Conv2d(widths[0], 2 * 4, 3, padding=1)
         down = [w for w, n in zip(widths, config.down, strict=True) for _ in range(n)]
         up = [w for w, n in reversed(list(zip(widths, config.up, strict=False))) for _ in range(n)]
         self.modulated = [2 * w for w in down + up]  # numbers that each block takes, in the order they run
         self.modulate = nn.Linear(config.embedding, sum(self.modulated))
         # of each task beyond TASKS: by how much it differs from the blind one's
         self.added = nn.ParameterList(torch.zeros(sum(self.modulated)) for _ in config.tasks[len(TASKS) :])
-        for parameter in (*self.leave.parameters(), *self.modulate.parameters()):
+        for parameter in (*self.leave.parameters(), *self.leave_gates.parameters(), *self.modulate.parameters()):
             nn.init.zeros_(parameter)
 
     def compute_in(self, kind: torch.dtype) -> CompactNet:
@@ -156,8 +161,8 @@ class CompactNet(nn.Module):
     def classical(
         self, c: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor, angle: Tensor
     ) -> Tensor | None:
-        """d: B x 6 x H x W, two answers as the changes that they make; zero where the task has no classical answer or
-        what that takes (severity, and a motion's direction) isn't known; None if it is zero everywhere."""
+        """d: B x 6 x H x W, d_1 and d_2 of equation (2), the changes that two methods make; zero where the task has
+        none or what they take (severity, and a motion's direction) isn't known; None if it is zero everywhere."""
         out: Tensor | None = None
         for name in ("denoise", *EXTENTS):
             chosen = (task == self.config.tasks.index(name)) & (severity >= 0) & has_condition
@@ -171,9 +176,12 @@ class CompactNet(nn.Module):
                 out[chosen] = shrink(seen, known) if name == "denoise" else deconvolve(seen, name, known, turned)
         return out
 
-    def residual(self, z: Tensor | None, c: Tensor, d: Tensor | None, modulation: Tensor) -> Tensor:
-        """F: B x 3 x H x W from z and c of the same shape and d of twice as many channels, sides multiples of
-        `config.multiple`. What is zero (z at t = 1, d where nothing is known) is None and costs nothing."""
+    def residual(
+        self, z: Tensor | None, c: Tensor, d: Tensor | None, modulation: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """F: B x 3 x H x W, and G: B x 2 x H x W, from z and c of F's shape and d of twice as many channels, sides
+        multiples of `config.multiple`. What is zero (z at t = 1, d where nothing is known) is None and costs nothing;
+        so is G without d."""
         weight = self.enter.weight
         parts = iter(torch.split(modulation[:, :, None, None], self.modulated, dim=1))
         seen = torch.cat([part for part in (z, c, d) if part is not None], dim=1)
@@ -189,7 +197,8 @@ class CompactNet(nn.Module):
         for i in reversed(range(len(self.up))):
             x = F.pixel_shuffle(self.enlarge[i](x), 2).add_(skips.pop())
             x = _run(self.up[i], x, parts)
-        return F.pixel_shuffle(self.leave(x), 2)
+        gates = None if d is None else F.pixel_shuffle(self.leave_gates(x), 2)
+        return F.pixel_shuffle(self.leave(x), 2), gates
 
     def condition_precision(self, task: Tensor, has_condition: Tensor) -> Tensor:
         """p_c, B."""
@@ -214,9 +223,13 @@ class CompactNet(nn.Module):
         modulation = self.modulation(t, task, severity, has_condition)
         # alpha z, not z: what carries no signal at t = 1 must not carry noise into the network either
         d = self.classical(condition, task, severity, has_condition, angle)
-        out = self.residual(alpha * z if bool(alpha.any()) else None, condition, d, modulation).float()
+        out, gates = self.residual(alpha * z if bool(alpha.any()) else None, condition, d, modulation)
         base = (alpha / sigma**2 / total * z).addcmul_(p_c / total, condition)
-        return base.addcmul_(out, total.rsqrt())
+        estimate = base.addcmul_(out.float(), total.rsqrt())
+        if d is not None and gates is not None:
+            for gate, change in zip(torch.split(gates.float(), 1, dim=1), d.chunk(2, dim=1), strict=True):
+                estimate = torch.addcmul(estimate, gate, change)
+        return estimate
 
 
 def _blocks(width: int, count: int, wide: bool) -> nn.ModuleList:

@@ -17,7 +17,7 @@ AGREES = 0.02  # greatest relative error; bf16 has 8 bits: 2^-8 an operation, le
 
 def has_bf16() -> bool:
     """Whether this processor has instructions for bf16 at all, and torch's convolutions work in it."""
-    here = getattr(torch.cpu, "get_capabilities", dict)()  # of torch 2.10 and later
+    here: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch don't say
     native = here.get("architecture") != "x86_64" or here.get("avx512_bf16") or here.get("amx_bf16")
     return bool(native and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
