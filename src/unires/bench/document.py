@@ -55,8 +55,9 @@ def facts(words: Sequence[str], device: str) -> dict[str, Any]:
 
 
 def write(folder: Path, target: Path, command: str) -> list[str]:
-    """Write `target` from the reports (NAME.json) in `folder`, their pictures beside it; returns the names of the runs
-    that are in it. Raises UniresError if there is none, or where it can't be written."""
+    """Write `target` from the reports (NAME.json) in `folder`, their pictures beside it; what `target` says of runs
+    without a report stays. Returns the names of the runs with one. Raises UniresError if there is none, or where it
+    can't be written."""
     reports = {}
     for name in ORDER:
         path = folder / f"{name}.json"
@@ -67,8 +68,13 @@ def write(folder: Path, target: Path, command: str) -> list[str]:
             raise UniresError(f"The report {path} can't be read: {error}.") from error
     if not reports:
         raise UniresError(f"There is no report in {folder}; run `unires bench main` and `unires bench speed` first.")
+    before = _sections(target)
     parts = [INTRO.format(command=command)]
-    for name, report in reports.items():
+    for name in ORDER:
+        if name not in reports:
+            parts += [before[name]] if name in before else []
+            continue
+        report = reports[name]
         parts += [f"## {name.capitalize()}\n", _source(report["facts"])]
         parts += [Table(t["title"], t["head"], t["rows"], t["notes"]).markdown() for t in report["tables"]]
         parts += [f"![{name}]({target.stem}-{picture})\n" for picture in report["pictures"]]
@@ -81,6 +87,14 @@ def write(folder: Path, target: Path, command: str) -> list[str]:
     except OSError as error:
         raise UniresError(f"{target} can't be written: {error.strerror}.") from error
     return list(reports)
+
+
+def _sections(target: Path) -> dict[str, str]:
+    """What an earlier document says, run by run."""
+    if not target.is_file():
+        return {}
+    found = (part.rstrip() + "\n" for part in f"\n{target.read_text()}".split("\n## ")[1:])
+    return {part.partition("\n")[0].lower(): f"## {part}" for part in found}
 
 
 def _source(facts: dict[str, Any]) -> str:
