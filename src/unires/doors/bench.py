@@ -14,6 +14,7 @@ Measures restorers on photos whose truth is known, and prints tables.
   unires bench composition         what the router reaches there: beside one expert, blind, chains, and the truth's best
                                    (--method search:grid, search:frequent, search:climb: and searches)
   unires bench ablations           what each expert is worth in a mixture
+  unires bench report              how often the strongest degradation is named, and clean photos found clean
   unires bench search              the paper's grid of weights: which sets win most often, and what a search costs
   unires bench main                experts, mixtures, real photos, and other people's restorers
   unires bench dial                more steps and less fidelity: what they cost and buy
