@@ -39,12 +39,14 @@ def _tiny_net(seed: int = 0, **changes: Any) -> Any:
     """A small network that isn't trained but does something: what starts at zero is random."""
     import torch
 
-    from unires.denoise.compact import CompactConfig, CompactNet
+    from unires.denoise.compact import GATE_UNIT, CompactConfig, CompactNet
 
     torch.manual_seed(seed)
     net = CompactNet(CompactConfig(**({"widths": (8, 8), "down": (1, 1), "up": (1,)} | changes)))
     for p in (*net.leave.parameters(), *net.leave_gates.parameters(), *net.modulate.parameters()):
         torch.nn.init.normal_(p, std=0.5 if p.dim() == 4 else 0.1)
+    for p in net.leave_gates.parameters():
+        p.data /= GATE_UNIT
     return net
 
 

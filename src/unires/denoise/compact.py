@@ -37,6 +37,7 @@ from unires.errors import OptionError, UniresError, nearest
 TASKS = ("blind", "super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg")
 # p_c of these TASKS: one over the mean squared error of a degraded training input, pixels in [-1, 1], measured
 PRECISION = (60.0, 100.0, 32.0, 72.0, 50.0, 180.0)
+GATE_UNIT = 10.0  # of G, which is near one where F is near a tenth: so both learn at one rate
 PRECISION_OF_NOTHING = 3.0  # of a dropped condition (black): one over photographs' mean square
 
 
@@ -197,7 +198,7 @@ class CompactNet(nn.Module):
         for i in reversed(range(len(self.up))):
             x = F.pixel_shuffle(self.enlarge[i](x), 2).add_(skips.pop())
             x = _run(self.up[i], x, parts)
-        gates = None if d is None else F.pixel_shuffle(self.leave_gates(x), 2)
+        gates = None if d is None else F.pixel_shuffle(self.leave_gates(x), 2) * GATE_UNIT
         return F.pixel_shuffle(self.leave(x), 2), gates
 
     def condition_precision(self, task: Tensor, has_condition: Tensor) -> Tensor:
