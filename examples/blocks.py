@@ -2,8 +2,9 @@
 
     python examples/blocks.py plain --minutes 5    # prints speed, loss and validation
 
-Two runs of one thread each, side by side, are fair to each other. What came out stands in docs/training.md. A kind
-takes `Block`'s place in the network (`unires/denoise/compact.py`): everything else stays as it is."""
+Two runs of one thread each, side by side, are fair to each other. An earlier comparison stands in docs/training.md; it
+has to be repeated with this. A kind takes `Block`'s place in the network (`unires/denoise/compact.py`): everything else
+stays as it is."""
 
 from __future__ import annotations
 
@@ -128,7 +129,7 @@ def main() -> None:
         config = replace(
             TrainConfig.read(CONFIG), model=model, optimizer=optimizer, run=folder, threads=1, crop=128, batch=8,
             rate=options.rate, warmup=50, minutes=options.minutes, decay_minutes=options.minutes, ema=0.98,
-            severity_dropout=0.2,
+            relay_share=0.0,
         )  # fmt: skip
         trainer = Trainer(config)
         trainer.run()
