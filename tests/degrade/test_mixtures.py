@@ -40,6 +40,18 @@ def test_noise_harm_is_its_variance() -> None:
     assert 20 < sigma < 80
 
 
+def test_harm_is_the_error_that_a_degradation_makes_alone() -> None:
+    """Noise, then JPEG: on noise, JPEG's step changes about as much as noise did; on the clean photo, little."""
+    clean, mixture = drawn(400)
+    noise, jpeg = TASKS.index("denoise"), TASKS.index("dejpeg")
+    only = (mixture.severity[:, [0, 1, 2]] < 0).all(dim=1)
+    both = only & (mixture.severity[:, noise] > 0.85) & (mixture.severity[:, jpeg] >= 0)
+    assert both.sum() >= 3
+    error = 10 * (mixture.degraded - clean)[both].square().mean(dim=(1, 2, 3)).log10()
+    assert (mixture.harm[both, noise] > mixture.harm[both, jpeg]).all()
+    assert (mixture.harm[both, jpeg] < error + 1).all()
+
+
 def test_no_draw_is_a_test_recipe() -> None:
     for recipe in TEST:
         assert mixtures.near_test(mixtures.severities(recipe))

@@ -232,6 +232,15 @@ def test_resizing_to_the_same_size_changes_nothing(photo: Any, kernel: str) -> N
     torch.testing.assert_close(resample.resize(photo, (256, 256), kernel), photo, atol=1e-6, rtol=0)
 
 
+def test_a_batch_there_and_back_is_each_by_itself(photo: Any) -> None:
+    scale, kernel = torch.tensor([1.3, 1.7, 2.0, 3.3, 4.0, 4.5, 2.6, 1.5]), torch.arange(8) % 4
+    x = photo[:1, :, :40, :56].expand(8, -1, -1, -1)
+    out = resample.there_and_back(x, scale, kernel, lambda small: small * 0.5)
+    for i, (s, k) in enumerate(zip(scale.tolist(), kernel.tolist(), strict=True)):
+        small = resample.resize(x[i : i + 1], resample.reduced_size(40, 56, s), resample.KERNELS[k])
+        torch.testing.assert_close(out[i : i + 1], resample.resize(small * 0.5, (40, 56), "bicubic"), atol=1e-6, rtol=0)
+
+
 def test_sizes_and_refusals() -> None:
     assert resample.reduced_size(100, 101, 3) == (33, 34)
     assert resample.reduced_size(5, 1, 64) == (1, 1)

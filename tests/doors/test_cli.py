@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +18,6 @@ from unires.doors.cli import ProgressLine, main
 from unires.train.loop import read_state
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def photo(tmp_path: Path, astronaut: Any) -> Path:
-    path = tmp_path / "holiday.png"
-    Image.fromarray(astronaut[:40, :60]).save(path)
-    return path
 
 
 @pytest.fixture
@@ -364,90 +355,3 @@ def test_progress_is_for_terminals(capsys: pytest.CaptureFixture[str], monkeypat
     line(1.0)
     line.close()
     assert capsys.readouterr().err.endswith("\r")
-
-
-# -- as a program -----------------------------------------------------------------------------------------------------
-
-
-def program(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(unires.__file__).parent.parent)}
-    return subprocess.run(
-        [sys.executable, "-m", "unires", *map(str, words)],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def test_as_a_program(photo: Path, tiny_folder: Path) -> None:
-    done = program("restore", "holiday.png", "--model", tiny_folder, folder=photo.parent)
-    assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("Restored 'holiday.png' to")
-    assert pixels(photo.with_name("holiday.restored.png")).shape == (40, 60, 3)
-    done = program("degrade", "holiday.png", "--recipe", "jpeg(quality=5)", folder=photo.parent)
-    assert done.returncode == 0 and photo.with_name("holiday.degraded.png").exists()
-
-
-def test_what_goes_wrong_in_a_program(photo: Path) -> None:
-    for words, status in ((("restore", "missing.jpg"), 1), (("restre",), 2), (("--version",), 0)):
-        done = program(*words, folder=photo.parent)
-        assert done.returncode == status
-        assert "Traceback" not in done.stderr
-    assert done.stdout == f"unires {unires.__version__}\n"
-
-
-STOPPED = """
-import time
-from unires.doors import cli
-def endless(args):
-    print("ready", flush=True)
-    time.sleep(60)
-cli.run_degrade = endless
-raise SystemExit(cli.main(["degrade", "photo.png", "--recipe", "noise"]))
-"""
-
-
-def test_sigterm_ends_as_ctrl_c_does() -> None:
-    job = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert job.stdout is not None and job.stdout.readline() == "ready\n"
-    job.terminate()
-    _, said = job.communicate(timeout=30)
-    assert job.returncode == 130 and said == "unires: stopped; nothing was half-written.\n"
-
-
-# -- inspect ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def routed_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    """A checkpoint with a router that isn't trained."""
-    from unires.compose.router import Router, RouterConfig
-    from unires.degrade.isolated import TASKS
-
-    folder = tmp_path_factory.mktemp("routed")
-    for file in tiny_folder.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    steps = ("blind", "denoise", "keep"), ("keep@relay", "denoise@relay")
-    Router(RouterConfig(TASKS, (steps,), 16, 8)).save(folder)
-    return folder
-
-
-def test_inspect(photo: Path, routed_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = photo.read_bytes()
-    options = ["--model", str(routed_folder), "--device", "cpu"]
-    assert main(["inspect", str(photo), *options]) == 0
-    assert "Weights: blind=1; keep@relay=1." in capsys.readouterr().out
-    made = {name: photo.with_name(name) for name in ("map.png", "plot.png", "w.json")}
-    words = ["--map", str(made["map.png"]), "--plot", str(made["plot.png"]), "--save-weights", str(made["w.json"])]
-    assert main(["inspect", str(photo), "--json", *words, *options]) == 0
-    assert len(json.loads(capsys.readouterr().out)["degradations"]) == 5
-    assert pixels(made["map.png"]).shape == pixels(photo).shape
-    assert main(["restore", str(photo), "--weights", str(made["w.json"]), *options]) == 0
-    assert "blind=1; keep@relay=1" in capsys.readouterr().out
-    assert main(["inspect", str(photo), *words, *options]) == 1
-    assert "exists already" in capsys.readouterr().err
-    assert main(["inspect", str(photo), "--map", str(photo), "--overwrite", *options]) == 2
-    assert "never written over" in capsys.readouterr().err
-    assert photo.read_bytes() == before
-
-
-def test_inspect_needs_a_router(photo: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(photo), "--model", str(tiny_folder)]) == 1
-    assert "has no router" in capsys.readouterr().err

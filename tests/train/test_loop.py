@@ -71,10 +71,10 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(config: TrainConfig, opt
     trainer = Trainer(config, quiet)
     trainer.started = 0.0
     for _ in range(3):
-        trainer.train_step()
+        trainer.train_step(trainer.batch(trainer.step))
     trainer.save()
     for _ in range(2):  # done, and lost with the process
-        trainer.train_step()
+        trainer.train_step(trainer.batch(trainer.step))
     again = Trainer(config, quiet)
     assert again.step == 3
     again.run()
@@ -85,10 +85,10 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(config: TrainConfig, opt
 def test_a_kill_while_saving_leaves_the_state_before(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(config, quiet)
     trainer.started = 0.0
-    trainer.train_step()
+    trainer.train_step(trainer.batch(trainer.step))
     trainer.save()
     before = state(config.run)
-    trainer.train_step()
+    trainer.train_step(trainer.batch(trainer.step))
 
     def killed(handle: int) -> None:
         raise KeyboardInterrupt
@@ -100,7 +100,7 @@ def test_a_kill_while_saving_leaves_the_state_before(config: TrainConfig, monkey
     assert_same(state(config.run), before)
     again = Trainer(config, quiet)
     assert again.step == 1
-    again.train_step()
+    again.train_step(again.batch(again.step))
     again.started = 0.0
     again.save()
     continued = state(config.run)
@@ -153,7 +153,7 @@ def test_the_blind_expert_sees_nothing_that_was_cleaned(
 
     monkeypatch.setattr(CompactNet, "forward", listen)
     trainer.started = 0.0
-    trainer.train_step()
+    trainer.train_step(trainer.batch(trainer.step))
     blind = asked[-1] == TASKS.index("blind")  # the calls before are of experts that clean
     assert relayed.any() and not blind[relayed].any() and float(blind[~relayed].float().mean()) > 0.7
 
@@ -210,7 +210,7 @@ def test_the_loss_falls(config: TrainConfig, photos: Path) -> None:
         return float(10 * torch.log10((noisy - x).square().mean() / (better - x).square().mean()))
 
     assert abs(gain()) < 0.2  # an untrained network changes nothing
-    losses = [trainer.train_step() for _ in range(700)]
+    losses = [trainer.train_step(trainer.batch(trainer.step)) for _ in range(700)]
     assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.5
     assert gain() > 2
 
@@ -236,7 +236,7 @@ def test_a_gradient_that_is_no_number_is_skipped(config: TrainConfig, monkeypatc
     before = {k: v.clone() for k, v in trainer.net.state_dict().items()}
     real = objective.loss
     monkeypatch.setattr(objective, "loss", lambda *a, **k: (real(*a, **k)[0] * float("nan"), None))
-    trainer.train_step()
+    trainer.train_step(trainer.batch(trainer.step))
     for name, value in trainer.net.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert trainer.step == 1

@@ -29,7 +29,7 @@ def pairs(task: str, count: int = 24, **options: float) -> tuple[Asked, isolated
     net, g = Asked(), torch.Generator().manual_seed(3)
     x = torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     answer: Any = net
-    bad, cleaned = relay.pairs(answer, x, task, g, g, **options)
+    bad, cleaned = relay.pairs(answer, x, {task: count}, g, g, **options)
     return net, bad, cleaned
 
 

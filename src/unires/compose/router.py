@@ -61,9 +61,10 @@ class RouterConfig:
 @dataclass(frozen=True)
 class Reading:
     """What the router says of one photo. `present`: the probability of each task's degradation; `severity`: its
-    strength, 0 to 1 of the training range; `harm`: the mean squared change it made, in dB (pixels from 0 to 1), all of
-    shape 5; `where`: the local probability, 5 x h x w; `weights`: what it would restore with; `told`: what each task's
-    expert is told, where its degradation is possible at all; `others`: the weights of its other plans, best first."""
+    strength, 0 to 1 of the training range; `harm`: the mean squared error that it would make alone, in dB (pixels from
+    0 to 1), all of shape 5; `where`: the local probability, 5 x h x w; `weights`: what it would restore with; `told`:
+    what each task's expert is told, where its degradation is possible at all; `others`: the weights of its other
+    plans, best first."""
 
     tasks: tuple[str, ...]
     present: Tensor

@@ -91,11 +91,7 @@ def _centre(kernel: Tensor, size: int) -> Tensor:
 def super_resolution(x: Tensor, draw: Draw) -> Degraded:
     scale = draw.log_uniform(*RANGES["super-resolution"])
     kinds = torch.multinomial(torch.tensor([0.2, 0.2, 0.4, 0.2]), draw.size, True, generator=draw.host)
-    height, width = x.shape[-2:]
-    out = torch.empty_like(x)
-    for i, (s, kind) in enumerate(zip(scale.tolist(), kinds.tolist(), strict=True)):
-        small = resample.resize(x[i], resample.reduced_size(height, width, s), resample.KERNELS[kind])
-        out[i] = resample.resize(operators.round8(small), (height, width), "bicubic")
+    out = resample.there_and_back(x, scale, kinds, operators.round8)
     return _still(_finish(out, draw), severity_of("super-resolution", scale))
 
 

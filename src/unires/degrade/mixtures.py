@@ -28,7 +28,7 @@ class Mixture:
 
     degraded: Tensor  # B x 3 x H x W, 8-bit valued
     severity: Tensor  # B x 5, from 0 to 1; ABSENT where the task was not drawn
-    harm: Tensor  # B x 5, dB: mean squared change that this step made, pixels in [0, 1]; at least FLOOR
+    harm: Tensor  # B x 5, dB: the mean squared error it would make alone, pixels in [0, 1]; at least FLOOR
     angle: Tensor  # B, radians, the direction of a motion; not a number where there is none
 
 
@@ -45,12 +45,18 @@ def draw(clean: Tensor, host: torch.Generator, device: torch.Generator) -> Mixtu
         for i in chosen[:, k].nonzero().flatten().tolist():
             here = slice(i, i + 1)
             while True:
+                drawn = host.get_state(), device.get_state()
                 out, strength, direction = isolated.DEGRADE[task](x[here], Draw(1, host, device))
                 severity[here, k] = strength
                 if task != "dejpeg" or not near_test(severity[i]):
                     break
-            change = (out.clamp(0, 1) - x[here].clamp(0, 1)).square().mean().cpu()
-            harm[here, k] = (10 * change.clamp(min=1e-9).log10()).clamp(min=FLOOR)
+            alone = out
+            if bool((severity[i] >= 0).sum() > 1):  # what came before matters: JPEG changes noise as much as noise did
+                host.set_state(drawn[0])
+                device.set_state(drawn[1])
+                alone = isolated.DEGRADE[task](clean[here], Draw(1, host, device)).pixels
+            error = (alone.clamp(0, 1) - clean[here]).square().mean().cpu()
+            harm[here, k] = (10 * error.clamp(min=1e-9).log10()).clamp(min=FLOOR)
             x[here] = out
             if task == "motion-deblur":
                 angle[here] = direction

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -44,17 +45,23 @@ def _weights(old: int, new: int, kernel: str, start: int, stop: int) -> tuple[in
     places = torch.arange(start, stop, dtype=torch.float64)[:, None]
     pixel = torch.arange(first, end, dtype=torch.float64)[None, :]
     if kernel == "area" and ratio > 1:
-        edge = places * ratio
-        weight = (torch.minimum(edge + ratio, pixel + 1) - torch.maximum(edge, pixel)).clamp(min=0)
+        weight = _overlap(places * ratio, ratio, pixel)
     else:
-        x = (pixel + 0.5 - (places + 0.5) * ratio) / stretch
-        if kernel == "bicubic":
-            weight = _bicubic(x)
-        elif kernel == "lanczos":
-            weight = torch.where(x.abs() < 3, torch.sinc(x) * torch.sinc(x / 3), torch.zeros_like(x))
-        else:  # bilinear; also what `area` means when enlarging
-            weight = (1 - x.abs()).clamp(min=0)
+        weight = _profile((pixel + 0.5 - (places + 0.5) * ratio) / stretch, kernel)
     return first, (weight / weight.sum(dim=1, keepdim=True)).float()
+
+
+def _overlap(edge: Tensor, ratio: Tensor | float, pixel: Tensor) -> Tensor:
+    """How much of each pixel lies between `edge` and `edge + ratio`."""
+    return (torch.minimum(edge + ratio, pixel + 1) - torch.maximum(edge, pixel)).clamp(min=0)
+
+
+def _profile(x: Tensor, kernel: str) -> Tensor:
+    if kernel == "bicubic":
+        return _bicubic(x)
+    if kernel == "lanczos":
+        return torch.where(x.abs() < 3, torch.sinc(x) * torch.sinc(x / 3), torch.zeros_like(x))
+    return (1 - x.abs()).clamp(min=0)  # bilinear; also what `area` means when enlarging
 
 
 _small_weights = functools.lru_cache(maxsize=512)(_weights)
@@ -85,6 +92,47 @@ def part(pixels: Sliced, size: tuple[int, int], kernel: str, rows: slice, column
     )
     x = pixels[..., top : top + down.shape[1], left : left + across.shape[1]]
     return down.to(x) @ (x @ across.to(x).T)
+
+
+def there_and_back(pixels: Tensor, scale: Tensor, kernel: Tensor, between: Callable[[Tensor], Tensor]) -> Tensor:
+    """Each picture reduced by its own factor, with its own kernel, and enlarged to its old size by the bicubic one, all
+    of a batch in a few products: small pictures lie in a corner of large ones. What `resize` gives one by one.
+
+    pixels: B x C x H x W; scale: B, at least 1; kernel: B, which of KERNELS; between: what is done to the small
+    picture's pixels (zero stays zero)."""
+    sides = []
+    for old in pixels.shape[-2:]:
+        new = (old / scale.to(pixels.device, torch.float64) + 0.5).floor().clamp(min=1)
+        sides.append((_dense(old, new, kernel.to(pixels.device)).to(pixels), _dense_back(old, new).to(pixels)))
+    (down, up), (across, back) = sides
+    small = between(down[:, None] @ pixels @ across[:, None].mT)
+    return up[:, None] @ small @ back[:, None].mT
+
+
+def _dense(old: int, new: Tensor, kernel: Tensor) -> Tensor:
+    """Of each picture the matrix that reduces one axis from `old` to `new` (B), B x old x old; rows from `new` on are
+    zero."""
+    place, pixel = _places(old, new.device)
+    ratio = (old / new).view(-1, 1, 1)
+    x = (pixel + 0.5 - (place + 0.5) * ratio) / ratio
+    weight = _overlap(place * ratio, ratio, pixel)
+    for k, name in enumerate(KERNELS[1:], start=1):
+        weight = torch.where((kernel == k).view(-1, 1, 1), _profile(x, name), weight)
+    weight = torch.where(place < new.view(-1, 1, 1), weight, 0)
+    return weight / weight.sum(dim=2, keepdim=True).clamp(min=1e-9)
+
+
+def _dense_back(old: int, new: Tensor) -> Tensor:
+    """Likewise the matrix that enlarges from `new` (B) to `old`; columns from `new` on are zero."""
+    place, pixel = _places(old, new.device)
+    ratio = (new / old).view(-1, 1, 1)
+    weight = torch.where(pixel < new.view(-1, 1, 1), _bicubic(pixel + 0.5 - (place + 0.5) * ratio), 0)
+    return weight / weight.sum(dim=2, keepdim=True)
+
+
+def _places(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    ramp = torch.arange(count, dtype=torch.float64, device=device)
+    return ramp[:, None], ramp[None, :]
 
 
 def reduced_size(height: int, width: int, scale: float) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,8 @@ class Atlas:
     @classmethod
     def load(cls, paths: list[Path], smallest: int, device: torch.device) -> Atlas:
         """Decode once. Photos with a side under `smallest` are left out."""
-        pictures = [p for p in map(load_rgb, paths) if min(p.shape[:2]) >= smallest]
+        with ThreadPoolExecutor() as pool:
+            pictures = [p for p in pool.map(load_rgb, paths) if min(p.shape[:2]) >= smallest]
         if not pictures:
             raise UniresError(f"No training photo has both sides of at least {smallest} pixels.")
         heights = torch.tensor([p.shape[0] for p in pictures])
@@ -71,7 +73,8 @@ class Atlas:
         return len(self.start)
 
     def places(self, count: int, size: int, generator: torch.Generator) -> Tensor:
-        """Where `count` random square crops lie, flipped and turned at random: indices, count x size x size.
+        """Where `count` random square crops lie, flipped and turned at random: indices, count x size x size, on the
+        photos' device.
 
         Photos are drawn in proportion to their area, so that each pixel is equally likely."""
         area = (self.height * self.width).double()
@@ -80,14 +83,16 @@ class Atlas:
         top = (u[:, 0] * (self.height[which] - size + 1)).long()
         left = (u[:, 1] * (self.width[which] - size + 1)).long()
         flip_y, flip_x, turn = torch.randint(0, 2, (3, count, 1, 1), generator=generator).bool()
-        ramp = torch.arange(size)
+        first, row = self.start[which] + top * self.width[which] + left, self.width[which]
+        flip_y, flip_x, turn, first, row = (
+            v.view(-1, 1, 1).to(self.pixels.device) for v in (flip_y, flip_x, turn, first, row)
+        )
+        ramp = torch.arange(size, device=self.pixels.device)
         y, x = ramp.view(1, -1, 1).expand(count, size, size), ramp.view(1, 1, -1).expand(count, size, size)
         y, x = torch.where(turn, x, y), torch.where(turn, y, x)
         y, x = torch.where(flip_y, size - 1 - y, y), torch.where(flip_x, size - 1 - x, x)
-        first = self.start[which] + top * self.width[which] + left
-        return first.view(-1, 1, 1) + y * self.width[which].view(-1, 1, 1) + x
+        return first + y * row + x
 
     def crops(self, places: Tensor) -> Tensor:
         """The pixels there: B x 3 x size x size in [0, 1]."""
-        taken = self.pixels[places.to(self.pixels.device)]
-        return taken.permute(0, 3, 1, 2).float() / 255
+        return self.pixels[places].permute(0, 3, 1, 2).float() / 255

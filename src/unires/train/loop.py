@@ -8,7 +8,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +56,7 @@ class Trainer:
             torch.set_num_threads(config.threads)
         if self.world > 1 and config.device == "cuda":  # a GPU for each process of a machine
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        torch.backends.cudnn.allow_tf32 = False  # degradations are exact to float32
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
         self.device = torch.device(config.device)
@@ -125,6 +127,7 @@ class Trainer:
         counts = torch.bincount(torch.multinomial(odds, c.batch, True, generator=host), minlength=len(names))
         size = c.crop + 2 * c.margin
         clean, degraded, task, severity, angle, relayed = [], [], [], [], [], []
+        twice: dict[str, int] = {}
 
         def add(name: str, good: Tensor, bad: isolated.Degraded, cleaned: Tensor | None = None) -> None:
             clean.append(good)
@@ -146,11 +149,17 @@ class Trainer:
                 add(name, good.crops(places), isolated.Degraded(bad.crops(places), *unknown))
             second = share(count - real, c.relay_share if name in relay.AFTER else 0)
             if second:
-                whole = self.photos.crops(self.photos.places(second, size, host))
-                add(name, whole, *self._relayed(whole, name, host, device))
+                twice[name] = second
             if count > real + second:
                 whole = self.photos.crops(self.photos.places(count - real - second, size, host))
                 add(name, whole, isolated.pairs(whole, name, host, device))
+        if twice:
+            whole = self.photos.crops(self.photos.places(sum(twice.values()), size, host))
+            twofold, cleaned = self._relayed(whole, twice, host, device)
+            end = 0
+            for name, count in twice.items():
+                own, end = slice(end, end + count), end + count
+                add(name, whole[own], isolated.Degraded(*(v[own] for v in twofold)), cleaned[own])
         top, left = torch.randint(0, 2 * c.margin + 1, (2,), generator=host).tolist() if c.margin else (0, 0)
         window = (..., slice(top, top + c.crop), slice(left, left + c.crop))
 
@@ -161,9 +170,32 @@ class Trainer:
         return Batch(both(clean), both(degraded), tasks, severities, angles, marks, device)
 
     def _relayed(
-        self, clean: Tensor, name: str, host: torch.Generator, device: torch.Generator
+        self, clean: Tensor, counts: dict[str, int], host: torch.Generator, device: torch.Generator
     ) -> tuple[isolated.Degraded, Tensor]:
-        return relay.pairs(self.ema, clean, name, host, device, kind=self.kind, jitter=self.config.severity_jitter)
+        return relay.pairs(self.ema, clean, counts, host, device, kind=self.kind, jitter=self.config.severity_jitter)
+
+    def _batches(self) -> Iterator[Batch]:
+        """The samples of each step from here on. On a GPU those of the next step are made in another thread and stream
+        while these are learnt from."""
+        if self.device.type != "cuda":
+            while True:
+                yield self.batch(self.step)
+        stream, step = torch.cuda.Stream(), self.step  # type: ignore[no-untyped-call]
+
+        def make(step: int) -> tuple[Batch, torch.cuda.Event]:
+            with torch.cuda.stream(stream):
+                return self.batch(step), stream.record_event()
+
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(make, step)
+            while True:
+                batch, made = coming.result()
+                step += 1
+                coming = pool.submit(make, step)
+                torch.cuda.current_stream().wait_event(made)
+                for x in batch[:-1]:
+                    x.record_stream(torch.cuda.current_stream())
+                yield batch
 
     def rate(self) -> float:
         """The learning rate now: warm-up, then constant, then (for a release) a linear decay to zero."""
@@ -182,13 +214,15 @@ class Trainer:
     def run(self) -> None:
         c = self.config
         self.started = time.monotonic()
-        first, last_save, last_look, window = self.step, self.started, self.started, []
+        first, last_save, last_look = self.step, self.started, self.started
+        window: list[Tensor] = []
+        batches = self._batches()
         while self.step < c.steps and not (c.minutes and self._agree(self.seconds_now() > c.minutes * 60)):
-            window.append(self.train_step())
+            window.append(self.train_step(next(batches)))
             now = time.monotonic()
             if self.step % 100 == 0 and self.rank == 0:
                 pace = (self.step - first) / (now - self.started)
-                mean = sum(window) / len(window)
+                mean = float(torch.stack(window).mean())
                 window.clear()
                 crops = pace * c.batch * self.world
                 self.log(f"step {self.step}  loss {mean:.4f}  rate {self.rate():.2e}  {crops:.1f} crops/s")
@@ -211,13 +245,14 @@ class Trainer:
         dist.broadcast(flag, 0)
         return bool(flag.item())
 
-    def train_step(self) -> float:
+    def train_step(self, batch: Batch) -> Tensor:
+        """One step; returns its loss."""
         c = self.config
         rate = self.rate()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        clean, degraded, task, severity, angle, relayed, generator = self.batch(self.step)
+        clean, degraded, task, severity, angle, relayed, generator = batch
         # the blind expert sees isolated degradations alone
         dropout = torch.where(relayed > 0, 0.0, c.task_dropout)
         with torch.autocast(self.device.type, self.kind, enabled=self.kind != torch.float32):
@@ -248,7 +283,7 @@ class Trainer:
         keep = min(c.ema, 1 - 1 / (1 + self.step / 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - keep)
-        return float(value.detach())
+        return value.detach()
 
     # -- state ----------------------------------------------------------------------------------------------
 
@@ -345,7 +380,7 @@ class Trainer:
         for name in isolated.TASKS:
             look(name, name, lambda x, g, name=name: isolated.pairs(x, name, g, g))  # type: ignore[misc]
         for name in relay.AFTER if self.config.relay_share else ():
-            look(f"{name}@relay", name, lambda x, g, name=name: self._relayed(x, name, g, g)[0])  # type: ignore[misc]
+            look(f"{name}@relay", name, lambda x, g, name=name: self._relayed(x, {name: 1}, g, g)[0])  # type: ignore[misc]
         minutes = (self.seconds + self.seconds_now()) / 60
         row = {"step": self.step, "minutes": round(minutes, 1)} | {k: round(v, 3) for k, v in gains.items()}
         self.log("validation " + json.dumps(row))
@@ -356,7 +391,8 @@ class Trainer:
 
     def predict(self, bad: isolated.Degraded, task: str) -> Tensor:
         """One step of the task's expert, told how bad it is; 8-bit values."""
-        return operators.round8(relay.expert(self.ema, bad, task, self.kind))
+        index = torch.full((len(bad.pixels),), TASKS.index(task))
+        return operators.round8(relay.expert(self.ema, bad, index, self.kind))
 
 
 def _psnr(a: Tensor, b: Tensor) -> float:

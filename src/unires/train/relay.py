@@ -7,6 +7,9 @@ condition; the clean photo stays the target. Experts remain experts: none is ask
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -24,38 +27,37 @@ LEAST = 0.8  # of what the expert would change: composed estimates leave some as
 
 @torch.no_grad()
 def pairs(
-    net: CompactNet, x: Tensor, task: str, host: torch.Generator, device: torch.Generator, *,
+    net: CompactNet, x: Tensor, counts: Mapping[str, int], host: torch.Generator, device: torch.Generator, *,
     kind: torch.dtype = torch.float32, jitter: float = 0.0,
 ) -> tuple[isolated.Degraded, Tensor]:
-    """Clean pixels x, B x 3 x H x W in [0, 1], degraded for `task` (a key of AFTER), degraded again and cleaned by
-    `net`, which computes in `kind`; severity and angle are the task's. Also, B, the severity of what was cleaned.
-    jitter: deviation of the severity that the cleaning expert is told. H and W: multiples of the network's."""
-    draw = isolated.Draw(len(x), host, device)
-    own = isolated.DEGRADE[task](x, draw)
-    cleaned, harm = torch.empty_like(own.pixels), torch.empty(len(x))
-    kinds = torch.randint(0, len(AFTER[task]), (len(x),), generator=host)
-    for k, after in enumerate(AFTER[task]):
+    """Clean pixels x, B x 3 x H x W in [0, 1], degraded for their tasks (`counts`: a key of AFTER, how many, one task
+    after the other), degraded again, and cleaned by `net`, which computes in `kind`; severity and angle are the task's.
+    Also, B, the severity of what was cleaned. jitter: deviation of the severity that the cleaning expert is told.
+    H and W: multiples of the network's."""
+    own, after = [], []
+    for (task, count), part in zip(counts.items(), torch.split(x, list(counts.values())), strict=True):
+        own.append(isolated.DEGRADE[task](part, isolated.Draw(count, host, device)))
+        picked = torch.randint(0, len(AFTER[task]), (count,), generator=host)
+        after.append(torch.tensor([TASKS.index(name) for name in AFTER[task]])[picked])
+    pixels, severity, angle = (torch.cat(v) for v in zip(*own, strict=True))
+    kinds = torch.cat(after)
+    lq, harm, undirected = torch.empty_like(pixels), torch.empty(len(x)), torch.full((len(x),), math.nan)
+    for k in torch.unique(kinds).tolist():
         here = kinds == k
-        count = int(here.sum())
-        if not count:
-            continue
-        few = isolated.Draw(count, host, device)
-        both = isolated.DEGRADE[after](own.pixels[here], few)
-        lq = operators.round8(both.pixels)
-        harm[here] = both.severity
-        told = (both.severity + jitter * torch.randn(count, generator=host)).clamp(0, 1)
-        estimate = expert(net, isolated.Degraded(lq, told, both.angle), after, kind).to(lq)
-        cleaned[here] = lq.lerp(estimate.clamp(0, 1), few.uniform(LEAST, 1).view(-1, 1, 1, 1).to(lq))
-    return isolated.Degraded(cleaned, own.severity, own.angle), harm
+        both = isolated.DEGRADE[TASKS[k]](pixels[here], isolated.Draw(int(here.sum()), host, device))
+        lq[here], harm[here] = operators.round8(both.pixels), both.severity
+    told = (harm + jitter * torch.randn(len(x), generator=host)).clamp(0, 1)
+    estimate = expert(net, isolated.Degraded(lq, told, undirected), kinds, kind).to(lq)
+    taken = isolated.Draw(len(x), host, device).uniform(LEAST, 1).view(-1, 1, 1, 1).to(lq)
+    return isolated.Degraded(lq.lerp(estimate.clamp(0, 1), taken), severity, angle), harm
 
 
-def expert(net: CompactNet, bad: isolated.Degraded, task: str, kind: torch.dtype = torch.float32) -> Tensor:
-    """One step of the task's expert, told how bad it is, on the network's device: B x 3 x H x W in [0, 1], neither
-    clipped nor rounded."""
+def expert(net: CompactNet, bad: isolated.Degraded, task: Tensor, kind: torch.dtype = torch.float32) -> Tensor:
+    """One step of the tasks' experts (B indices into TASKS), told how bad it is, on the network's device: B x 3 x H x W
+    in [0, 1], neither clipped nor rounded."""
     device = next(net.parameters()).device
-    lq, severity, angle = (v.to(device) for v in bad)
+    lq, severity, angle, index = (v.to(device) for v in (*bad, task))
     one = torch.ones(len(lq), device=device)
-    index = torch.full((len(lq),), TASKS.index(task), device=device)
     with torch.autocast(device.type, kind, enabled=kind != torch.float32):
         x: Tensor = net(torch.zeros_like(lq), one, lq * 2 - 1, index, severity, one.bool(), angle)
     return (x.float() + 1) / 2

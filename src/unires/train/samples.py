@@ -25,7 +25,7 @@ from unires.train.config import RouterTraining
 from unires.train.data import Atlas, photo_paths
 
 Log = Callable[[str], None]
-VERSION = 2  # of kept samples: one more whenever degradations or mixtures change
+VERSION = 3  # of kept samples: one more whenever degradations or mixtures change
 
 
 @dataclass
