@@ -102,12 +102,28 @@ def test_a_second_step_is_learnt_from_what_sampling_makes(photos: Path, tiny_fol
     rows = [t._rows(samples[:1], 1, step)[0][0] for step in range(2)]
     experts = [[float(v) for v in row.mean(dim=(1, 2))] for row in rows]  # the same at every place
     text = ";".join(",".join(f"{e}={v}" for e, v in zip(pool, values, strict=True))
-                    for pool, values in zip(PLANS[1], experts, strict=True))  # fmt: skip
+                    for pool, values in zip(PLANS[1], experts, strict=False))  # fmt: skip
     weights = Weights.parse(text, t.denoiser.facts.tasks)
     noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     restored = run_sampler(t.denoiser, samples[0].degraded[None], weights, steps=2, noise=noise)
     error = (restored[0] - samples[0].clean).square().mean()
     assert float(t._misfit(samples[:1], rows[1][None], 2).exp()) == pytest.approx(float(error) + VISIBLE, rel=0.01)
+
+
+def test_errors_in_the_rim_do_not_count(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """The same answers, and the same weights of the whole centre; errors and their weights of its inner cells alone."""
+    narrow = trainer(photos, tiny_folder, tmp_path, asked=96)
+    wide = trainer(photos, tiny_folder, tmp_path, asked=96, rim=32)
+    pair = [t.samples.open(1) for t in (narrow, wide)]
+    for t, samples in zip((narrow, wide), pair, strict=True):
+        t.judge(samples)
+        samples[0].told = {}
+        t.ask(samples, 0, 0)
+    (whole,), (inner,) = pair
+    assert torch.equal(whole.answers, inner.answers)
+    torch.testing.assert_close(inner.grams[0], whole.grams[0][1:2, 1:2])
+    assert wide._rows([inner], 0, 0)[0].shape[-2:] == (1, 1)
+    assert wide._estimate(inner, 0, 0).shape == (1, 3, 96, 96)
 
 
 def test_the_better_plan_is_learnt(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -117,12 +133,12 @@ def test_the_better_plan_is_learnt(photos: Path, tiny_folder: Path, tmp_path: Pa
     samples = t.samples.open(40)
     t.judge(samples)
     t.ask(samples, 0, 0)
-    for step in range(2):
+    for step in range(3):
         t.ask(samples, 1, step)
     for i, sample in enumerate(samples):
         sample.known = torch.full_like(sample.known, float(i % 2))
         sample.grams[0] = torch.full_like(sample.grams[0], (0.01, 0.02)[i % 2])
-        sample.grams[2] = torch.full_like(sample.grams[2], (0.02, 0.01)[i % 2])
+        sample.grams[3] = torch.full_like(sample.grams[3], (0.02, 0.01)[i % 2])
     t.learn_choice(samples)
     with torch.inference_mode():
         chosen = t.router.choose(t.router.look(torch.stack([s.spectra for s in samples]).float()),
@@ -173,7 +189,7 @@ def test_refusals(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
         RouterTrainer(RouterTraining(model=str(tiny_folder)))
     with pytest.raises(UniresError, match="no router of this shape"):
         trainer(photos, tiny_folder, tmp_path, start_from=str(tmp_path))
-    for sizes in ({"crop": 60}, {"asked": 40}, {"seen": 112}, {"seen": 32, "asked": 96}):
+    for sizes in ({"crop": 60}, {"asked": 40}, {"seen": 112}, {"seen": 32, "asked": 96}, {"rim": 8}, {"rim": 32}):
         with pytest.raises(UniresError, match="whole cells of 32"):
             trainer(photos, tiny_folder, tmp_path, **sizes)
     file = tmp_path / "r.toml"
@@ -201,7 +217,8 @@ def test_a_new_column_from_a_short_run(photos: Path, tiny_net: Any, tmp_path: Pa
     old, new = Router.load(mine), Router.load(tmp_path / "more")
     assert old is not None and new is not None
     assert new.config.plans == (
-        ((*PLANS[0][0], "haze"),), ((*PLANS[1][0], "haze"), (*PLANS[1][1], "haze@relay")),
+        ((*PLANS[0][0], "haze"),),
+        tuple((*pool, f"haze{'@relay' * bool(step)}") for step, pool in enumerate(PLANS[1])),
     )  # fmt: skip
     for name, value in old.state_dict().items():
         assert torch.equal(new.state_dict()[name][: len(value)], value), name

@@ -255,16 +255,20 @@ class Router(nn.Module):
         )
 
     def weights(self, rows: Sequence[Tensor], plan: Plan) -> Weights:
-        """One object from a map (experts x h x w) for each step; what is left out leaves its share to the others."""
+        """One object from a map (experts x h x w) for each step; what is left out leaves its share to the others, and a
+        later step that would only keep what there is is left out."""
         names = tuple(dict.fromkeys(name for step in plan for name in step))
-        size = rows[0].shape[-2:]
-        values = torch.zeros(len(rows), len(names), *size)
-        for s, (step, row) in enumerate(zip(plan, rows, strict=True)):
+        values: list[Tensor] = []
+        for step, row in zip(plan, rows, strict=True):
             most = row.abs().flatten(1).amax(dim=1)
             used = most >= min(LEAST, float(most.max()))  # where all are small, the largest stays
             kept = row[used] + (1 - row[used].sum(dim=0)) / int(used.sum())
-            values[s, [names.index(n) for n, u in zip(step, used.tolist(), strict=True) if u]] = kept.cpu()
-        return Weights(tuple(Expert.parse(n, [n.partition("@")[0]]) for n in names), values)
+            own = [name for name, u in zip(step, used.tolist(), strict=True) if u]
+            if values and own == ["keep@relay"]:
+                continue
+            values.append(torch.zeros(len(names), *row.shape[-2:]))
+            values[-1][[names.index(name) for name in own]] = kept.cpu()
+        return Weights(tuple(Expert.parse(n, [n.partition("@")[0]]) for n in names), torch.stack(values))
 
     def with_expert(self, name: str) -> Router:
         """The same with one column more in each step, as yet without weight: an expert that was added to the model; on

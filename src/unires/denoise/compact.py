@@ -122,7 +122,7 @@ class CompactNet(nn.Module):
             _blocks(w, n, i >= config.wide_from) for i, (w, n) in enumerate(zip(widths, config.down, strict=True))
         )
         self.reduce = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
-        self.enlarge = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairs)
+        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
         self.up = nn.ModuleList(
             _blocks(w, n, i >= config.wide_from) for i, (w, n) in enumerate(zip(widths, config.up, strict=False))
         )
@@ -140,13 +140,15 @@ class CompactNet(nn.Module):
     def compute_in(self, kind: torch.dtype) -> CompactNet:
         """Convolutions in `kind` (their sums stay float32 inside), everything else in float32."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.to(kind)
         return self.channels_last()
 
     def channels_last(self) -> CompactNet:
-        """Kernels in the order of memory that convolutions are fastest in."""
+        """Kernels in the order of memory that convolutions are fastest in; those that enlarge, in the usual one."""
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for parameter in self.enlarge.parameters():
+            parameter.data = parameter.data.contiguous()
         return self
 
     def modulation(self, t: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor) -> Tensor:
@@ -188,7 +190,8 @@ class CompactNet(nn.Module):
         seen = torch.cat([part for part in (z, c, d) if part is not None], dim=1)
         x = F.pixel_unshuffle(seen.to(weight.dtype), 2).contiguous(memory_format=torch.channels_last)
         first = 4 * c.shape[1] if z is None else 0
-        x = F.conv2d(x, weight[:, first : first + x.shape[1]], self.enter.bias, padding=1)
+        kernels = weight[:, first : first + x.shape[1]].contiguous(memory_format=torch.channels_last)
+        x = F.conv2d(x, kernels, self.enter.bias, padding=1)
         skips: list[Tensor] = []
         for i, blocks in enumerate(self.down):
             x = _run(blocks, x, parts)
@@ -196,7 +199,7 @@ class CompactNet(nn.Module):
                 skips.append(x)
                 x = self.reduce[i](x)
         for i in reversed(range(len(self.up))):
-            x = F.pixel_shuffle(self.enlarge[i](x), 2).add_(skips.pop())
+            x = self.enlarge[i](x).add_(skips.pop())
             x = _run(self.up[i], x, parts)
         gates = None if d is None else F.pixel_shuffle(self.leave_gates(x), 2) * GATE_UNIT
         return F.pixel_shuffle(self.leave(x), 2), gates

@@ -50,19 +50,22 @@ def _shrunk(x: Tensor, sigma: Tensor, stride: int) -> Tensor:
     """x: B x 1 x H x W; blocks start every `stride` pixels. Small coefficients are dropped, then all are weighted as
     Wiener would who takes the first result for the truth; blocks with fewer coefficients count for more (Guleryuz 2007,
     "Weighted averaging for denoising with overcomplete dictionaries"; the two passes are BM3D's, Dabov et al. 2007)."""
-    basis, ones = _basis(stride, x.device)
+    basis = _basis(stride, x.device)
     seen = F.conv2d(F.pixel_unshuffle(x, stride).contiguous(memory_format=torch.channels_last), basis)
 
-    def back(kept: Tensor, weight: Tensor) -> Tensor:
-        return F.conv_transpose2d(kept * weight, basis) / F.conv_transpose2d(weight, ones)
+    def back(share: Tensor, weight: Tensor) -> Tensor:
+        """Of what was seen that share (overwritten), the weighted mean of all blocks that a pixel lies in."""
+        many = BLOCK // stride
+        total = F.avg_pool2d(F.pad(weight, (many - 1,) * 4), many, stride=1).mul_(many**2)
+        return F.conv_transpose2d(share.mul_(weight).mul_(seen), basis) / total
 
     share = (seen.abs() > THRESHOLD * sigma).to(x)
     share[:, 0] = 1
-    first = back(seen * share, 1 / share.sum(dim=1, keepdim=True))
-    power = F.conv2d(first, basis).square()
-    share = power / (power + sigma.square())
+    first = back(share, 1 / share.sum(dim=1, keepdim=True))
+    power = F.conv2d(first, basis).square_()
+    share = power.div_(power + sigma.square())
     share[:, 0] = 1
-    return F.pixel_shuffle(back(seen * share, 1 / share.square().sum(dim=1, keepdim=True)), stride)
+    return F.pixel_shuffle(back(share, torch.linalg.vector_norm(share, dim=1, keepdim=True).pow_(-2)), stride)
 
 
 def cosines(n: int) -> Tensor:
@@ -74,13 +77,11 @@ def cosines(n: int) -> Tensor:
 
 
 @functools.cache
-def _basis(stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Kernels that take the transform of blocks `stride` pixels apart out of an unshuffled plane, and of ones."""
+def _basis(stride: int, device: torch.device) -> Tensor:
+    """Kernels that take the transform of blocks `stride` pixels apart out of an unshuffled plane."""
     rows = cosines(BLOCK)
     waves = torch.einsum("ay,bx->abyx", rows, rows).reshape(-1, 1, BLOCK, BLOCK)
-    kernels = (F.pixel_unshuffle(v, stride).to(device) for v in (waves, torch.ones(1, 1, BLOCK, BLOCK)))
-    basis, ones = (k.contiguous(memory_format=torch.channels_last) for k in kernels)
-    return basis, ones
+    return F.pixel_unshuffle(waves, stride).to(device).contiguous(memory_format=torch.channels_last)
 
 
 def _mirrored(x: Tensor, margins: tuple[int, int, int, int]) -> Tensor:

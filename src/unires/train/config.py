@@ -108,7 +108,8 @@ class RouterTraining:
     degradation: str = ""  # what that expert is for (`unires.degrade.recipe`); half of the samples suffer it first
     crop: int = 256  # that the report is learnt from
     seen: int = 352  # pixels a side that the router sees of a sample when weights are learnt,
-    asked: int = 160  # and of its centre, that experts run on
+    asked: int = 160  # and of its centre, that experts run on,
+    rim: int = 0  # but for so many on each side, where their errors don't count: experts see less there than in photos
     margin: int = 16
     region_share: float = 0.25  # of the samples, of which a part stays clean
     report_samples: int = 14000  # that the report is learnt from

@@ -7,7 +7,8 @@ step by step: the second step's experts see (as relay) what the trained first st
 
 What is best after one step is not what a second step makes the most of: that deblurs a photo well which was denoised
 first, and not one that was half deblurred. So there are two plans, one step with all experts, and one that cleans
-before the others; last, the router learns which of them to choose."""
+before the others, twice, as what is left of three degradations takes a third step; last, the router learns which of
+them to choose."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ from unires.train.samples import Log, Sample, Samples
 
 ALL = ("blind", *TASKS, KEEP)
 CLEAN = (KEEP, "denoise", "dejpeg")
-THEN = ("keep@relay", *(f"{task}@relay" for task in ("blind", *TASKS)), KEEP)
-PLANS = ((ALL,), (CLEAN, THEN))
+THEN = ("keep@relay", *(f"{task}@relay" for task in TASKS), KEEP)
+PLANS = ((ALL,), (CLEAN, THEN, THEN))
 VISIBLE = 1e-5  # squared error (50 dB) below which getting closer is worth little
 
 
@@ -61,6 +62,7 @@ class RouterTrainer:
             self.router.mean.copy_(known.mean)
             self.router.deviation.copy_(known.deviation)
         self.samples = Samples(config, log)
+        self.inner = (..., *(slice(config.rim, config.asked - config.rim),) * 2)  # where errors are measured
 
     def _with_expert(self, c: RouterTraining) -> Router:
         known = Router.load(Path(c.start_from))
@@ -141,7 +143,7 @@ class RouterTrainer:
             return
         experts = [Expert.parse(name, self.denoiser.facts.tasks) for name in names]
         started = time.monotonic()
-        size, cells = samples[0].clean.shape, self.config.asked // CELL
+        size, cells = samples[0].clean.shape, (self.config.asked - 2 * self.config.rim) // CELL
         kept = torch.empty(len(samples), len(experts), *size, dtype=torch.float16, device=self.device)
         grams = torch.empty(len(samples), cells, cells, len(experts), len(experts), device=self.device)
         for number, sample in enumerate(samples):
@@ -156,7 +158,7 @@ class RouterTrainer:
             answered = iter(self.denoiser.decode(out))
             same = {"relay": relay[0], "lq": lq[0]}
             answers = torch.stack([same[e.condition] if e.task == KEEP else next(answered) for e in experts])
-            kept[number], grams[number] = answers, _grams(answers - sample.clean, CELL)
+            kept[number], grams[number] = answers, _grams((answers - sample.clean)[self.inner], CELL)
             if number % 200 == 199:
                 pace = (number + 1) / (time.monotonic() - started)
                 self.log(f"plan {plan + 1}, step {step + 1}: {number + 1} samples asked about, {pace:.1f} a second")
@@ -169,16 +171,17 @@ class RouterTrainer:
     def _estimate(self, sample: Sample, plan: int, step: int) -> Tensor:
         """What the trained router makes of a sample in a step, from the answers at hand: 1 x 3 x H x W."""
         with torch.inference_mode():
-            row = self._rows([sample], plan, step)[0][0]
+            row = self._rows([sample], plan, step, rim=0)[0][0]
             maps = F.interpolate(row[:, None], size=sample.degraded.shape[-2:], mode="bilinear", align_corners=False)
             return (maps * sample.answers.float()).sum(dim=0)[None]
 
     # -- the weights ----------------------------------------------------------------------------------------
 
-    def _rows(self, samples: list[Sample], plan: int, step: int) -> tuple[Tensor, Tensor]:
-        """Weights of the centre's cells, and passes."""
+    def _rows(self, samples: list[Sample], plan: int, step: int, rim: int | None = None) -> tuple[Tensor, Tensor]:
+        """Weights of the cells that errors are measured in (with a rim of 0: of all that experts see), and passes."""
         rows, passes = self.router.decide(self.router.look(_stack(samples)), _known(samples), plan, step)
-        edge, cells = self.samples.edge // CELL, self.config.asked // CELL
+        rim = self.config.rim if rim is None else rim
+        edge, cells = (self.samples.edge + rim) // CELL, (self.config.asked - 2 * rim) // CELL
         return rows[..., edge : edge + cells, edge : edge + cells], passes
 
     def learn_weights(self, samples: list[Sample], plan: int, step: int) -> None:

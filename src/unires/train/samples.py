@@ -53,8 +53,9 @@ class Samples:
         self.config, self.log = config, log
         self.device = torch.device(config.device)
         self.edge = (config.seen - config.asked) // 2  # around what experts are asked about
-        if config.crop % CELL or config.asked % CELL or self.edge % CELL or self.edge < 0:
-            raise UniresError(f"Crops for a router, and their centres, are of whole cells of {CELL} pixels.")
+        sides = config.crop, config.asked, config.rim, self.edge
+        if any(side % CELL for side in sides) or self.edge < 0 or config.asked <= 2 * config.rim:
+            raise UniresError(f"Crops for a router, their centres and rims are of whole cells of {CELL} pixels.")
         self.recipe = Recipe.parse(config.degradation) if config.degradation else None
         paths = [p for folder in config.clean for p in photo_paths(Path(folder))]
         if not paths:
