@@ -252,6 +252,15 @@ def test_a_processor_without_bf16_is_not_even_timed(
     assert number_type.choose(tiny_net(widths=(16, 16)), torch.device("cpu")) == torch.float32 and machine.now == 0
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_gpu_is_asked_and_not_timed(
+    tiny_net: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: there)
+    kind = number_type.choose(tiny_net(widths=(16, 16)), torch.device("cuda"))  # where there is none: nothing is run
+    assert kind == (torch.bfloat16 if there else torch.float32)
+
+
 def test_the_choice_is_quick(tiny_net: Callable[..., Any]) -> None:
     import time
 

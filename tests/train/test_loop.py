@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from unires.denoise.compact import TASKS, CompactConfig, CompactNet
 from unires.errors import UniresError
 from unires.train import relay
 from unires.train.config import TrainConfig
-from unires.train.loop import Trainer, read_state
+from unires.train.loop import Batch, Trainer, read_state
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,39 @@ def test_a_kill_while_saving_leaves_the_state_before(config: TrainConfig, monkey
     continued = state(config.run)
     trainer.save()
     assert_same(state(config.run), continued)
+
+
+def test_a_gpus_next_samples_are_made_beside_and_in_order(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: what stands for its streams notes what waits for what."""
+    events: list[str] = []
+
+    class Stream:
+        def record_event(self) -> str:
+            return f"made {len(events)}"
+
+        def wait_event(self, event: str) -> None:
+            events.append(event)
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
+    trainer = Trainer(config, quiet)
+    expected = [trainer.batch(step).degraded for step in (2, 3, 4)]
+    makers: list[int] = []
+
+    def batch(step: int) -> Any:
+        makers.append(threading.get_ident())
+        return Batch(expected[step - 2], *[torch.zeros(1)] * 5, torch.Generator())
+
+    monkeypatch.setattr(trainer, "batch", lambda step: batch(min(step, 4)))
+    trainer.step, trainer.device = 2, torch.device("cuda")
+    batches = trainer._batches()
+    assert all(torch.equal(next(batches).clean, x) for x in expected)
+    batches.close()
+    assert len(events) == 3 and len(makers) == 4 and threading.get_ident() not in makers
 
 
 def test_each_step_has_its_own_sample_and_always_the_same(config: TrainConfig) -> None:
