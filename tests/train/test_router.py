@@ -102,7 +102,7 @@ def test_a_second_step_is_learnt_from_what_sampling_makes(photos: Path, tiny_fol
     rows = [t._rows(samples[:1], 1, step)[0][0] for step in range(2)]
     experts = [[float(v) for v in row.mean(dim=(1, 2))] for row in rows]  # the same at every place
     text = ";".join(",".join(f"{e}={v}" for e, v in zip(pool, values, strict=True))
-                    for pool, values in zip(PLANS[1], experts, strict=False))  # fmt: skip
+                    for pool, values in zip(PLANS[1], experts, strict=True))  # fmt: skip
     weights = Weights.parse(text, t.denoiser.facts.tasks)
     noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     restored = run_sampler(t.denoiser, samples[0].degraded[None], weights, steps=2, noise=noise)
@@ -133,12 +133,12 @@ def test_the_better_plan_is_learnt(photos: Path, tiny_folder: Path, tmp_path: Pa
     samples = t.samples.open(40)
     t.judge(samples)
     t.ask(samples, 0, 0)
-    for step in range(3):
+    for step in range(2):
         t.ask(samples, 1, step)
     for i, sample in enumerate(samples):
         sample.known = torch.full_like(sample.known, float(i % 2))
         sample.grams[0] = torch.full_like(sample.grams[0], (0.01, 0.02)[i % 2])
-        sample.grams[3] = torch.full_like(sample.grams[3], (0.02, 0.01)[i % 2])
+        sample.grams[2] = torch.full_like(sample.grams[2], (0.02, 0.01)[i % 2])
     t.learn_choice(samples)
     with torch.inference_mode():
         chosen = t.router.choose(t.router.look(torch.stack([s.spectra for s in samples]).float()),

@@ -7,8 +7,7 @@ step by step: the second step's experts see (as relay) what the trained first st
 
 What is best after one step is not what a second step makes the most of: that deblurs a photo well which was denoised
 first, and not one that was half deblurred. So there are two plans, one step with all experts, and one that cleans
-before the others, twice, as what is left of three degradations takes a third step; last, the router learns which of
-them to choose."""
+before the others; last, the router learns which of them to choose."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ from unires.train.samples import Log, Sample, Samples
 ALL = ("blind", *TASKS, KEEP)
 CLEAN = (KEEP, "denoise", "dejpeg")
 THEN = ("keep@relay", *(f"{task}@relay" for task in TASKS), KEEP)
-PLANS = ((ALL,), (CLEAN, THEN, THEN))
+PLANS = ((ALL,), (CLEAN, THEN))
 VISIBLE = 1e-5  # squared error (50 dB) below which getting closer is worth little
 
 
