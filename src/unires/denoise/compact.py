@@ -81,9 +81,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """x: B x width x H x W; scale, shift: B or 1 x width x 1 x 1."""
-        # in place where nothing else needs the memory; leaky, as plain ReLUs died in all levels but the first
-        h = self.a(x)
-        h = F.leaky_relu_(torch.addcmul(shift, h, scale, out=None if torch.is_grad_enabled() else h), 0.2)
+        if len(scale) == 1 and not torch.is_grad_enabled():  # alike for all: kernels are fewer numbers than pixels
+            kernels, biases = (v * scale.view(-1, *[1] * (v.dim() - 1)) for v in self.a.parameters())
+            h = F.conv2d(x, kernels, biases + shift.flatten(), padding=1)
+        else:
+            h = torch.addcmul(shift, self.a(x), scale)
+        h = F.leaky_relu_(h, 0.2)  # leaky, as plain ReLUs died in all levels but the first
         if self.wide is not None:
             h = self.wide(h).add_(h)
         change: Tensor = self.b(h)
@@ -134,6 +137,9 @@ class CompactNet(nn.Module):
         self.modulate = nn.Linear(config.embedding, sum(self.modulated))
         # of each task beyond TASKS: by how much it differs from the blind one's
         self.added = nn.ParameterList(torch.zeros(sum(self.modulated)) for _ in config.tasks[len(TASKS) :])
+        for name, parameter in self.enlarge.named_parameters():
+            if name.endswith("weight"):  # coarse x fine x 2 x 2; torch takes what a place gives for what it gets
+                parameter.data.mul_((parameter[0].numel() / len(parameter)) ** 0.5)
         for parameter in (*self.leave.parameters(), *self.leave_gates.parameters(), *self.modulate.parameters()):
             nn.init.zeros_(parameter)
 
@@ -310,9 +316,9 @@ class CompactDenoiser:
         times = torch.full((len(known),), float(t), device=device)
         inputs = (_fill(z, self.facts.multiple), times, _fill(c, self.facts.multiple), index, strength, seen, angle)
         out: Tensor = self.net(*inputs)
-        if self.net is not self.exact and not bool(torch.isfinite(out).all()):
+        if self.net is not self.exact and not math.isfinite(float(out.sum())):
             out = self.exact(*inputs)
-        if not bool(torch.isfinite(out).all()):
+        if not math.isfinite(float(out.sum())):
             raise UniresError("The model's result holds values that are no numbers; its weights may be damaged.")
         return out[..., :height, :width]
 
