@@ -15,6 +15,7 @@ from unires.compose.experts import Expert
 from unires.compose.router import FILE, LEAST, Router, RouterConfig
 from unires.compose.spectrum import CELL, spectra
 from unires.degrade.isolated import TASKS
+from unires.denoise.interface import Hint
 from unires.errors import UniresError
 
 STEPS = (("blind", "denoise", "keep"), ("keep@relay", "denoise@relay"))
@@ -74,6 +75,35 @@ def test_a_step_between_that_only_keeps_is_left_out() -> None:
     clean, idle, last = (torch.tensor(v)[:, None, None] for v in ([0.0, 1.0], [1.0, 0.0], [0.5, 0.5]))
     weights = Router(RouterConfig(TASKS, (plan,), 16, 8)).weights([clean, idle, last], plan)
     assert str(weights) == "denoise=1; keep@relay=0.5,motion-deblur@relay=0.5"
+
+
+def test_who_cleans_for_others_must_be_told_something() -> None:
+    plan = (("keep", "denoise", "dejpeg"), ("keep@relay", "denoise@relay", "defocus-deblur@relay"))
+    rows = [torch.tensor(v)[:, None, None] for v in ([0.3, 0.4, 0.3], [0.0, 0.5, 0.5])]
+    router = Router(RouterConfig(TASKS, (plan,), 16, 8))
+    last = "denoise@relay=0.5,defocus-deblur@relay=0.5"
+    assert str(router.weights(rows, plan, {"dejpeg": Hint(0.5)})) == f"keep=0.5,dejpeg=0.5; {last}"
+    assert str(router.weights(rows, plan, {})) == f"keep=1; {last}"
+
+
+@pytest.mark.parametrize(("logits", "alone"), [
+    ((-4.0, 3.0, -4.0, -4.0, -4.0), "motion-deblur=1"),
+    ((-4.0, 3.0, 0.0, -4.0, -4.0), None),  # another may be there, too
+    ((-4.0, -1.0, -4.0, -4.0, -4.0), None),  # likely, not sure
+])  # fmt: skip
+def test_where_nothing_is_to_be_composed_the_right_expert_works_alone(
+    router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch, logits: tuple[float, ...], alone: str | None
+) -> None:
+    look, judge = router.look(spectra(photo)[0]), router.judge
+
+    def said(look: torch.Tensor) -> Any:
+        _, severity, harm, where = judge(look)
+        return torch.tensor([logits]), severity, harm, where
+
+    monkeypatch.setattr(router, "judge", said)
+    reading = router.reading(look, spectra(photo)[1][0].mean(dim=(0, 1)))
+    assert str(reading.weights) == (alone or "blind=1")
+    assert len(reading.others) == (1 if alone else 0)
 
 
 def test_a_shut_gate_costs_no_pass(router: Router, photo: Any) -> None:

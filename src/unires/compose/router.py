@@ -33,6 +33,7 @@ SURE = 0.5  # probability from which a degradation counts as there
 GATE_HEAT = 2 / 3
 COVERS = ("denoise", "dejpeg")  # what hides the zeros that a blur leaves in a spectrum
 POSSIBLE = 0.05  # probability from which an expert is told how strong its degradation seems
+LIKELY = 0.2  # probability from which a second degradation is reckoned with
 LEAST = 0.25  # an expert that no place gives more weight is not worth its pass: 6.0 passes became 4.4, for 0.01 dB
 HARM_UNIT = 10.0  # dB
 TILE = 1024  # pixels a side that are read at once; a multiple of every cell
@@ -243,24 +244,32 @@ class Router(nn.Module):
         presence, severity, harm, where = self.judge(look)
         known, told = self.known(presence[0], severity[0], harm[0], plane)
         plans = [
-            self.weights([self.decide(look, known[None], p, s)[0][0] for s in range(len(plan))], plan)
+            self.weights([self.decide(look, known[None], p, s)[0][0] for s in range(len(plan))], plan, told)
             for p, plan in enumerate(self.config.plans)
         ]
-        best, *others = self.choose(look, known[None])[0].argsort(descending=True).tolist()
+        order = [plans[i] for i in self.choose(look, known[None])[0].argsort(descending=True).tolist()]
+        sure = presence[0].sigmoid()
+        if int((sure >= LIKELY).sum()) == 1 and float(sure.max()) >= SURE:  # nothing to compose
+            right = Expert(self.config.tasks[int(sure.argmax())])
+            order.insert(0, Weights((right,), torch.ones(1, 1)))
         strength = [told[task].severity if task in told else float(severity[0, k].clamp(0, 1))
                     for k, task in enumerate(self.config.tasks)]
         return Reading(
-            self.config.tasks, presence[0].sigmoid(), torch.tensor(strength), harm[0] * HARM_UNIT, where[0].sigmoid(),
-            plans[best], told, tuple(plans[i] for i in others),
+            self.config.tasks, sure, torch.tensor(strength), harm[0] * HARM_UNIT, where[0].sigmoid(), order[0], told,
+            tuple(order[1:]),
         )
 
-    def weights(self, rows: Sequence[Tensor], plan: Plan) -> Weights:
+    def weights(self, rows: Sequence[Tensor], plan: Plan, told: Mapping[str, Hint] | None = None) -> Weights:
         """One object from a map (experts x h x w) for each step; what is left out leaves its share to the others, and a
-        later step that would only keep what there is is left out."""
+        later step that would only keep what there is is left out. So is, before the last step, whoever isn't `told`
+        anything (None: nobody): to clean what is clean gains little there, and costs those who come after detail."""
         names = tuple(dict.fromkeys(name for step in plan for name in step))
         values: list[Tensor] = []
-        for step, row in zip(plan, rows, strict=True):
+        for number, (step, row) in enumerate(zip(plan, rows, strict=True), start=1):
             most = row.abs().flatten(1).amax(dim=1)
+            if told is not None and number < len(plan):
+                idle = [(task := name.partition("@")[0]) in self.config.tasks and task not in told for name in step]
+                most = torch.where(torch.tensor(idle, device=most.device) & (not all(idle)), 0.0, most)
             used = most >= min(LEAST, float(most.max()))  # where all are small, the largest stays
             kept = row[used] + (1 - row[used].sum(dim=0)) / int(used.sum())
             own = [name for name, u in zip(step, used.tolist(), strict=True) if u]
