@@ -104,6 +104,9 @@ def test_where_nothing_is_to_be_composed_the_right_expert_works_alone(
     reading = router.reading(look, spectra(photo)[1][0].mean(dim=(0, 1)))
     assert str(reading.weights) == (alone or "blind=1")
     assert len(reading.others) == (1 if alone else 0)
+    with_haze = router.with_expert("haze")  # which the report can't know of: its column decides
+    monkeypatch.setattr(with_haze, "judge", said)
+    assert str(with_haze.reading(look, spectra(photo)[1][0].mean(dim=(0, 1))).weights) == "blind=1"
 
 
 def test_a_shut_gate_costs_no_pass(router: Router, photo: Any) -> None:

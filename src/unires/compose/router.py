@@ -249,7 +249,9 @@ class Router(nn.Module):
         ]
         order = [plans[i] for i in self.choose(look, known[None])[0].argsort(descending=True).tolist()]
         sure = presence[0].sigmoid()
-        if int((sure >= LIKELY).sum()) == 1 and float(sure.max()) >= SURE:  # nothing to compose
+        reported = {"blind", KEEP, *self.config.tasks}  # of what experts were added for the report knows nothing
+        if (int((sure >= LIKELY).sum()) == 1 and float(sure.max()) >= SURE
+                and reported.issuperset(self.config.plans[0][0])):  # nothing to compose  # fmt: skip
             right = Expert(self.config.tasks[int(sure.argmax())])
             order.insert(0, Weights((right,), torch.ones(1, 1)))
         strength = [told[task].severity if task in told else float(severity[0, k].clamp(0, 1))
