@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unires.bench import sets
+from unires.bench import methods, sets
 from unires.bench.interface import NotApplicable
 from unires.bench.methods import Ours, model_hash, open_method
 from unires.denoise.checkpoint import load_denoiser
@@ -57,6 +57,16 @@ def test_versions_follow_the_weights(model: str, tmp_path: Path) -> None:
     with pytest.raises(UniresError, match=r"can't be read"):
         (copy / "model.safetensors").unlink()
         model_hash(str(copy))
+
+
+def test_what_the_router_decides_is_of_its_code_too(
+    model: str, noise: sets.PhotoSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Ours(model, "cpu", "float32")
+    default, blind = (open_method(name, noise, ours).version for name in ("default", "blind"))
+    monkeypatch.setattr(methods, "deciding_code", lambda: "other")
+    assert open_method("default", noise, ours).version != default
+    assert open_method("blind", noise, ours).version == blind
 
 
 @pytest.mark.parametrize(

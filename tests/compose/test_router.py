@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from unires.compose import router as module
 from unires.compose.experts import Expert
+from unires.compose.report import SEEN, Judgement
 from unires.compose.router import FILE, LEAST, Router, RouterConfig
 from unires.compose.spectrum import CELL, spectra
 from unires.degrade.isolated import TASKS
-from unires.denoise.interface import Hint
 from unires.errors import UniresError
 
 STEPS = (("blind", "denoise", "keep"), ("keep@relay", "denoise@relay"))
@@ -38,15 +37,20 @@ def test_untrained_it_trusts_the_first_of_each_step(router: Router, photo: Any) 
     assert str(router.read(photo).weights) == "blind=1"  # a second step that only keeps is none
 
 
-def test_weights_sum_to_one_at_every_place(router: Router, photo: Any) -> None:
-    look = stirred(router).look(spectra(photo)[0])
-    assert look.shape[-2:] == (256 // CELL, 256 // CELL)
-    plane = spectra(photo)[1][0].mean(dim=(0, 1))
-    known, _ = router.known(*(v[0] for v in router.judge(look)[:3]), plane)
+def test_weights_sum_to_one_at_every_place(
+    router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, power = stirred(router).report.see(photo)
+    assert look.shape == (1, SEEN, 256 // CELL, 256 // CELL)
+    plane = power[0].mean(dim=(0, 1))
+    judged = router.report(look)._replace(presence=torch.zeros(1, len(TASKS)))
+    monkeypatch.setattr(router.report, "forward", lambda look: judged)
+    known, _ = router.known(judged.of(0), plane)
     for step in range(2):
         row, passes = router.decide(look, known[None], 0, step)
         assert passes.shape == (1, len(STEPS[step])) and float(passes.min()) == 0 < float(passes.max()) < 1
         torch.testing.assert_close(row.sum(dim=1), torch.ones_like(row[:, 0]))
+    monkeypatch.setattr(module, "LEAST", 0.0)
     w = router.reading(look, plane).weights
     torch.testing.assert_close(w.values.sum(dim=1), torch.ones_like(w.values[:, 0]))
     assert w.steps == 2 and w.values.dim() == 4
@@ -70,20 +74,33 @@ def test_where_all_are_small_the_largest_stays() -> None:
     assert str(Router(RouterConfig(TASKS, (plan,), 16, 8)).weights(rows, plan)) == "blind=1"
 
 
-def test_a_step_between_that_only_keeps_is_left_out() -> None:
-    plan = (("keep", "denoise"), ("keep@relay", "denoise@relay"), ("keep@relay", "motion-deblur@relay"))
-    clean, idle, last = (torch.tensor(v)[:, None, None] for v in ([0.0, 1.0], [1.0, 0.0], [0.5, 0.5]))
-    weights = Router(RouterConfig(TASKS, (plan,), 16, 8)).weights([clean, idle, last], plan)
-    assert str(weights) == "denoise=1; keep@relay=0.5,motion-deblur@relay=0.5"
-
-
-def test_who_cleans_for_others_must_be_told_something() -> None:
-    plan = (("keep", "denoise", "dejpeg"), ("keep@relay", "denoise@relay", "defocus-deblur@relay"))
-    rows = [torch.tensor(v)[:, None, None] for v in ([0.3, 0.4, 0.3], [0.0, 0.5, 0.5])]
+def test_a_step_that_only_keeps_is_left_out() -> None:
+    plan = (("keep", "denoise"), ("keep@relay", "dejpeg@relay"), ("keep@relay", "motion-deblur@relay", "keep"))
     router = Router(RouterConfig(TASKS, (plan,), 16, 8))
-    last = "denoise@relay=0.5,defocus-deblur@relay=0.5"
-    assert str(router.weights(rows, plan, {"dejpeg": Hint(0.5)})) == f"keep=0.5,dejpeg=0.5; {last}"
-    assert str(router.weights(rows, plan, {})) == f"keep=1; {last}"
+    for rows, text in {
+        ((0.0, 1.0), (1.0, 0.0), (0.5, 0.5, 0.0)): "denoise=1; keep@relay=0.5,motion-deblur@relay=0.5",
+        # who sees the relay before anything was done sees the photo
+        ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0, 0.0)): "keep=0.5,dejpeg=0.5; motion-deblur@relay=1",
+        ((1.0, 0.0), (1.0, 0.0), (-0.5, 1.25, 0.25)): "keep=-0.25,motion-deblur=1.25",
+        ((0.0, 1.0), (1.0, 0.0), (0.0, 0.0, 1.0)): "denoise=1; keep=1",  # that is something else
+        ((1.0, 0.0), (1.0, 0.0), (0.5, 0.0, 0.5)): "keep=1",
+    }.items():
+        assert str(router.weights([torch.tensor(v)[:, None, None] for v in rows], plan)) == text
+
+
+def test_whose_degradation_is_not_even_possible_costs_no_pass(router: Router, photo: Any) -> None:
+    look, _ = stirred(router).report.see(photo)
+    known = torch.zeros(1, router.weigh[0].gate.in_features - 8)
+    for possible in (0.0, 0.3):
+        known[0, TASKS.index("denoise")] = possible
+        for step, names in enumerate(STEPS):
+            row, passes = router.decide(look, known, 0, step)
+            k = [name.partition("@")[0] for name in names].index("denoise")
+            assert bool(row[:, k].any()) == bool(passes[0, k]) == (possible > 0)
+            torch.testing.assert_close(row.sum(dim=1), torch.ones_like(row[:, 0]))
+    only = Router(RouterConfig(TASKS, ((("denoise",),),), 16, 8)).eval()
+    row, _ = only.decide(look, torch.zeros_like(known), 0, 0)
+    assert bool((row == 1).all())  # nobody else is there
 
 
 @pytest.mark.parametrize(("logits", "alone"), [
@@ -94,19 +111,16 @@ def test_who_cleans_for_others_must_be_told_something() -> None:
 def test_where_nothing_is_to_be_composed_the_right_expert_works_alone(
     router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch, logits: tuple[float, ...], alone: str | None
 ) -> None:
-    look, judge = router.look(spectra(photo)[0]), router.judge
-
-    def said(look: torch.Tensor) -> Any:
-        _, severity, harm, where = judge(look)
-        return torch.tensor([logits]), severity, harm, where
-
-    monkeypatch.setattr(router, "judge", said)
-    reading = router.reading(look, spectra(photo)[1][0].mean(dim=(0, 1)))
+    look, power = router.report.see(photo)
+    judged = router.report(look)._replace(presence=torch.tensor([logits]))
+    plane = power[0].mean(dim=(0, 1))
+    monkeypatch.setattr(router.report, "forward", lambda look: judged)
+    reading = router.reading(look, plane)
     assert str(reading.weights) == (alone or "blind=1")
     assert len(reading.others) == (1 if alone else 0)
     with_haze = router.with_expert("haze")  # which the report can't know of: its column decides
-    monkeypatch.setattr(with_haze, "judge", said)
-    assert str(with_haze.reading(look, spectra(photo)[1][0].mean(dim=(0, 1))).weights) == "blind=1"
+    monkeypatch.setattr(with_haze.report, "forward", lambda look: judged)
+    assert str(with_haze.reading(look, plane).weights) == "blind=1"
 
 
 def test_a_shut_gate_costs_no_pass(router: Router, photo: Any) -> None:
@@ -133,7 +147,8 @@ def test_what_is_found_is_sorted_and_told(router: Router, photo: Any) -> None:
     changes = {"present": present, "harm": torch.tensor([-30.0, 0.0, 0.0, -20.0, -25.0])}
     reading = router.read(photo)
     assert type(reading)(**{**vars(reading), **changes}).found == ["denoise", "dejpeg", "super-resolution"]
-    _, told = router.known(present.logit(), severity, torch.zeros(5), spectra(photo)[1][0].mean(dim=(0, 1)))
+    judged = Judgement(present.logit(), severity, torch.zeros(5), torch.zeros(2), torch.zeros(5, 1, 1))
+    _, told = router.known(judged, spectra(photo)[1][0].mean(dim=(0, 1)))
     assert {task: hint.severity for task, hint in told.items()} == pytest.approx(
         {"denoise": 0.4, "dejpeg": 0.5, "super-resolution": 0.1, "motion-deblur": 0.2}
     )  # noise is there: the blur's size stays as it was read
@@ -148,33 +163,20 @@ def test_a_folder_keeps_it(router: Router, photo: Any, tmp_path: Path) -> None:
     assert torch.equal(a.weights.values, b.weights.values) and torch.equal(a.present, b.present)
 
 
-def test_a_router_from_before_there_were_plans(router: Router, tmp_path: Path) -> None:
-    router.save(tmp_path)
-    config = {"tasks": TASKS, "steps": STEPS, "report_width": 16, "weigh_width": 8}
-    save_file(load_file(tmp_path / FILE), tmp_path / FILE, {"config": json.dumps(config)})
-    again = Router.load(tmp_path)
-    assert again is not None and again.config == router.config
-
-
-def test_the_plan_that_seems_best_is_taken(photo: Any, tmp_path: Path) -> None:
-    two, three = (("blind", "keep"), ("denoise@relay",)), (("keep",), ("denoise@relay", "keep"), ("blind@relay",))
-    plans = ((("blind", "denoise"),), two, three)
+def test_the_last_plan_is_the_default_and_fewer_steps_are_at_hand(photo: Any, tmp_path: Path) -> None:
+    one, two = (("blind", "denoise"),), (("blind", "keep"), ("denoise@relay",))
+    three = (("blind",), ("denoise@relay", "keep"), ("dejpeg@relay",))
     torch.manual_seed(1)
-    router = Router(RouterConfig(TASKS, plans, 16, 8)).eval().requires_grad_(False)
-    assert router.choice is not None
-    router.choice[-1].weight.zero_()
-    texts = "blind=1", "blind=1; denoise@relay=1", "keep=1; denoise@relay=1; blind@relay=1"
-    for logits, order in (((0.0, 1.0, 2.0), (2, 1, 0)), ((0.0, 2.0, 1.0), (1, 2, 0)), ((2.0, 0.0, 1.0), (0, 2, 1))):
-        router.choice[-1].bias.copy_(torch.tensor(logits))
-        router.save(tmp_path)
-        again = Router.load(tmp_path)
-        assert again is not None
-        for one in (router, again):
-            reading = one.read(photo)
-            assert [str(w) for w in (reading.weights, *reading.others)] == [texts[i] for i in order]
-            for steps in (1, 2, 3, 9):
-                fitting = next(i for i in order if len(plans[i]) <= steps)
-                assert str(reading.within(steps)) == texts[fitting]
+    router = Router(RouterConfig(TASKS, (one, two, three), 16, 8)).eval().requires_grad_(False)
+    texts = "blind=1; denoise@relay=1; dejpeg@relay=1", "blind=1; denoise@relay=1", "blind=1"
+    router.save(tmp_path)
+    again = Router.load(tmp_path)
+    assert again is not None
+    for each in (router, again):
+        reading = each.read(photo)
+        assert tuple(str(w) for w in (reading.weights, *reading.others)) == texts
+        for steps in (1, 2, 3, 9):
+            assert str(reading.within(steps)) == texts[max(0, 3 - steps)]
     assert str(Router(RouterConfig(TASKS, (two,), 16, 8)).eval().read(photo).within(1)) == "blind=1"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from unires.degrade import mixtures
+from unires.degrade import mixtures, operators
 from unires.degrade.isolated import TASKS
 from unires.degrade.recipes import TEST, TUNING
 
@@ -53,15 +54,25 @@ def test_harm_is_the_error_that_a_degradation_makes_alone() -> None:
 
 
 def test_no_draw_is_a_test_recipe() -> None:
-    for recipe in TEST:
-        assert mixtures.near_test(mixtures.severities(recipe))
-        nearly = mixtures.severities(recipe)
-        nearly[nearly >= 0] += 0.02
-        assert mixtures.near_test(nearly)
-    for recipe in TUNING:
-        assert not mixtures.near_test(mixtures.severities(recipe))
+    tests, tuning = (torch.stack([mixtures.severities(r) for r in recipes]) for recipes in (TEST, TUNING))
+    assert mixtures.near_test(tests).all()
+    assert mixtures.near_test(torch.where(tests >= 0, tests + 0.02, tests)).all()
+    assert not mixtures.near_test(tuning).any()
     _, mixture = drawn(200)
-    assert not any(mixtures.near_test(s) for s in mixture.severity)
+    assert not mixtures.near_test(mixture.severity).any()
+
+
+def test_what_comes_near_a_test_recipe_stays_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean, before = drawn(40)
+    monkeypatch.setattr(mixtures, "_TESTS", before.severity[before.severity.amax(dim=1) >= 0][:3])
+    _, mixture = drawn(40)
+    near = (before.severity >= 0).any(dim=1) & (mixture.severity != before.severity).any(dim=1)
+    assert near.sum() >= 3
+    assert (mixture.severity[near] == mixtures.ABSENT).all() and (mixture.harm[near] == mixtures.FLOOR).all()
+    assert torch.equal(mixture.degraded[near], operators.round8(clean[near]))
+    others = (mixture.severity == before.severity).all(dim=1)
+    assert others.sum() > 20
+    assert torch.equal(mixture.degraded[others], before.degraded[others])
 
 
 def test_severity_of_a_recipe_is_what_training_tells() -> None:

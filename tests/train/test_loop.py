@@ -25,6 +25,7 @@ from unires.denoise.checkpoint import load_denoiser, load_net, save_net
 from unires.denoise.compact import TASKS, CompactConfig, CompactNet
 from unires.errors import UniresError
 from unires.train import relay
+from unires.train.ahead import ahead
 from unires.train.config import TrainConfig
 from unires.train.loop import Batch, Trainer, read_state
 
@@ -137,7 +138,7 @@ def test_a_gpus_next_samples_are_made_beside_and_in_order(
 
     monkeypatch.setattr(trainer, "batch", lambda step: batch(min(step, 4)))
     trainer.step, trainer.device = 2, torch.device("cuda")
-    batches = trainer._batches()
+    batches = ahead(trainer.batch, trainer.step, trainer.device)
     assert all(torch.equal(next(batches).clean, x) for x in expected)
     batches.close()
     assert len(events) == 3 and len(makers) == 4 and threading.get_ident() not in makers

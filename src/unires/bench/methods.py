@@ -14,10 +14,13 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
+from unires import compose
 from unires.bench import peers, programs
 from unires.bench.interface import Answer, Method, NotApplicable
 from unires.bench.sets import Case, PhotoSet
@@ -80,6 +83,8 @@ class Ours:
 
         # what stands behind `expert` and `default` may change with the code as well as with the model
         meaning = "" if text and name.startswith(text) else f"-{weights}"
+        if text is None:
+            meaning += f"-{deciding_code()}"
         return Method(name, run, f"{self.version}{exact * '-exact'}{meaning}")
 
     def chain(self, name: str, experts: list[str]) -> Method:
@@ -136,6 +141,13 @@ def model_hash(folder: str | None) -> str:
     from unires.denoise.checkpoint import digest
 
     return digest(None if folder is None else Path(folder))[:10]
+
+
+@functools.cache
+def deciding_code() -> str:
+    """Six hexadecimal digits of the digest of the code that reads photos and chooses weights."""
+    files = sorted(Path(compose.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:6]
 
 
 DIALS = ("steps", "fidelity", "seed", "exact", "maps", "ensemble")

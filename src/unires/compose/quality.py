@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from unires.compose.report import Judgement
 from unires.compose.router import HARM_UNIT, Router
-from unires.compose.spectrum import spectra
 
 Quality = Callable[[Tensor], Tensor]
 INVISIBLE = 1e-5  # squared error (50 dB) that nobody sees
@@ -20,8 +20,9 @@ def remaining_harm(router: Router) -> Quality:
     what a network invents."""
 
     def quality(pictures: Tensor) -> Tensor:
-        presence, _, harm, _ = router.judge(router.look(spectra(pictures)[0]))
-        left = (presence.sigmoid() * 10 ** (harm * HARM_UNIT / 10)).sum(dim=1)
-        return -10 * (left + INVISIBLE).log10()
+        judged: Judgement = router.report(router.report.see(pictures)[0])
+        left = (judged.presence.sigmoid() * 10 ** (judged.harm * HARM_UNIT / 10)).sum(dim=1)
+        error: Tensor = left + INVISIBLE
+        return -10 * error.log10()
 
     return quality

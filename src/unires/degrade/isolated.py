@@ -43,11 +43,13 @@ def _still(pixels: Tensor, severity: Tensor) -> Degraded:
 
 @dataclass
 class Draw:
-    """Random parameters for B pictures."""
+    """Random parameters for B pictures. plain: which of them get what recipes have, too (straight paths, round
+    apertures, white noise, bicubic reduction, one encoder), and none of its many relatives; None: none is bound to."""
 
     size: int
     host: torch.Generator
     device: torch.Generator
+    plain: Tensor | None = None
 
     def uniform(self, low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(self.size, generator=self.host)
@@ -57,6 +59,10 @@ class Draw:
 
     def chance(self, p: float) -> Tensor:
         return torch.rand(self.size, generator=self.host) < p
+
+    def odd(self, p: float) -> Tensor:
+        """By chance, but for plain ones never."""
+        return self.chance(p) if self.plain is None else self.chance(p) & ~self.plain
 
 
 def severity_of(task: str, strength: Tensor) -> Tensor:
@@ -91,6 +97,8 @@ def _centre(kernel: Tensor, size: int) -> Tensor:
 def super_resolution(x: Tensor, draw: Draw) -> Degraded:
     scale = draw.log_uniform(*RANGES["super-resolution"])
     kinds = torch.multinomial(torch.tensor([0.2, 0.2, 0.4, 0.2]), draw.size, True, generator=draw.host)
+    if draw.plain is not None:
+        kinds = torch.where(draw.plain, resample.KERNELS.index("bicubic"), kinds)
     out = resample.there_and_back(x, scale, kinds, operators.round8)
     return _still(_finish(out, draw), severity_of("super-resolution", scale))
 
@@ -99,9 +107,9 @@ def motion(x: Tensor, draw: Draw) -> Degraded:
     low, high = RANGES["motion-deblur"]
     extent = draw.log_uniform(low, high) * 0.5 + draw.uniform(low, high) * 0.5
     angle = draw.uniform(0, math.pi)
-    bend = draw.uniform(-math.pi / 2, math.pi / 2) * draw.chance(0.5)
-    path = _each(draw.chance(0.35), kernels.shake(extent, draw.host), kernels.arc(extent, angle, bend))
-    excess = draw.uniform(0, 4) * draw.chance(0.2)
+    bend = draw.uniform(-math.pi / 2, math.pi / 2) * draw.odd(0.5)
+    path = _each(draw.odd(0.35), kernels.shake(extent, draw.host), kernels.arc(extent, angle, bend))
+    excess = draw.uniform(0, 4) * draw.odd(0.2)
     out = operators.blur(x, kernels.splat(path).to(x), excess.to(x))
     return Degraded(_finish(out, draw), severity_of("motion-deblur", extent), kernels.direction(path))
 
@@ -116,15 +124,14 @@ def defocus(x: Tensor, draw: Draw) -> Degraded:
     ]
     size = max(k.shape[-1] for k in shapes)
     disc, polygon, gaussian = (_centre(k, size) for k in shapes)
-    which = draw.uniform(0, 1)
-    kernel = _each(which < 0.45, disc, _each(which < 0.7, polygon, gaussian))
-    excess = draw.uniform(0, 4) * draw.chance(0.1)
+    kernel = _each(draw.odd(0.55), _each(draw.chance(0.45), polygon, gaussian), disc)
+    excess = draw.uniform(0, 4) * draw.odd(0.1)
     out = _finish(operators.blur(x, kernel.to(x), excess.to(x)), draw)
     return _still(out, severity_of("defocus-deblur", radius))
 
 
 def noise(x: Tensor, draw: Draw) -> Degraded:
-    white = draw.chance(0.55)
+    white = ~draw.odd(0.45)
     low, high = RANGES["denoise"]
     sigma = draw.log_uniform(low, high) * 0.5 + draw.uniform(low, high) * 0.5
     plain = operators.srgb_gaussian_noise(x, sigma.to(x), draw.device)
@@ -145,7 +152,7 @@ def noise(x: Tensor, draw: Draw) -> Degraded:
 def compression(x: Tensor, draw: Draw) -> Degraded:
     quality = draw.uniform(5, 90).round()
     half = draw.chance(0.6)
-    twice = draw.chance(0.25)
+    twice = draw.odd(0.25)
     first = draw.uniform(20, 95).round()
     shift = torch.randint(0, 8, (2,), generator=draw.host).tolist()
     run = _compress_cuda if x.is_cuda else _compress_cpu

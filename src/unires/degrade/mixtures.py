@@ -1,7 +1,8 @@
 """Random mixtures, to train on what reads photos and weighs experts; never an expert.
 
 Optics first, then the sensor's pixels, its noise, and the file, as in a camera: at most one of motion and defocus, too
-few pixels, noise, JPEG, each drawn from the isolated task's whole range."""
+few pixels, noise, JPEG, each drawn from the isolated task's whole range. Half of the pictures get plain ones only: who
+weighs experts shall also know what they can do at their best."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ from unires.degrade.recipes import TEST
 COUNT_ODDS = (0.06, 0.42, 0.32, 0.15, 0.05)  # of 0, 1, 2, 3 and 4 degradations
 ABSENT = -1.0
 FLOOR = -50.0  # dB; a smaller change is none
+ORDER = ("motion-deblur", "defocus-deblur", "super-resolution", "denoise", "dejpeg")
+PLAIN_SHARE = 0.5
 NEAR = 0.04  # of severity: how close a draw may come to a test recipe
 
 
@@ -33,42 +36,42 @@ class Mixture:
 
 
 def draw(clean: Tensor, host: torch.Generator, device: torch.Generator) -> Mixture:
-    """Degrade clean pixels (B x 3 x H x W in [0, 1]). What comes close to a test recipe is drawn again."""
+    """Degrade clean pixels (B x 3 x H x W in [0, 1]). What comes close to a test recipe stays clean."""
     count = clean.shape[0]
-    chosen = _choose(count, host)
+    chosen, plain = _choose(count, host), torch.rand(count, generator=host) < PLAIN_SHARE
     x = clean.clone()
     severity = torch.full((count, len(TASKS)), ABSENT)
     harm = torch.full((count, len(TASKS)), FLOOR)
     angle = torch.full((count,), math.nan)
-    for task in ("motion-deblur", "defocus-deblur", "super-resolution", "denoise", "dejpeg"):
+    for task in ORDER:
         k = TASKS.index(task)
-        for i in chosen[:, k].nonzero().flatten().tolist():
-            here = slice(i, i + 1)
-            while True:
-                drawn = host.get_state(), device.get_state()
-                out, strength, direction = isolated.DEGRADE[task](x[here], Draw(1, host, device))
-                severity[here, k] = strength
-                if task != "dejpeg" or not near_test(severity[i]):
-                    break
-            alone = out
-            if bool((severity[i] >= 0).sum() > 1):  # what came before matters: JPEG changes noise as much as noise did
-                host.set_state(drawn[0])
-                device.set_state(drawn[1])
-                alone = isolated.DEGRADE[task](clean[here], Draw(1, host, device)).pixels
-            error = (alone.clamp(0, 1) - clean[here]).square().mean().cpu()
-            harm[here, k] = (10 * error.clamp(min=1e-9).log10()).clamp(min=FLOOR)
-            x[here] = out
-            if task == "motion-deblur":
-                angle[here] = direction
-    near = torch.tensor([near_test(s) for s in severity])  # those that end before the file
-    x[near], severity[near], harm[near], angle[near] = clean[near], ABSENT, FLOOR, math.nan
+        here = chosen[:, k].nonzero().flatten()
+        if not len(here):
+            continue
+        drawn = host.get_state(), device.get_state()
+        there = here.to(x.device)
+        draws = Draw(len(here), host, device, plain[here])
+        out, severity[here, k], angles = isolated.DEGRADE[task](x[there], draws)
+        # alone: what came before matters, as JPEG changes noise as much as noise did
+        host.set_state(drawn[0])
+        device.set_state(drawn[1])
+        alone = isolated.DEGRADE[task](clean[there], draws).pixels
+        error = (alone.clamp(0, 1) - clean[there]).square().mean(dim=(1, 2, 3)).cpu()
+        harm[here, k] = (10 * error.clamp(min=1e-9).log10()).clamp(min=FLOOR)
+        x[there] = out
+        if task == "motion-deblur":
+            angle[here] = angles
+    near = near_test(severity)
+    x[near.to(x.device)] = clean[near.to(x.device)]
+    severity[near], harm[near], angle[near] = ABSENT, FLOOR, math.nan
     return Mixture(operators.round8(x), severity, harm, angle)
 
 
 def _choose(count: int, host: torch.Generator) -> Tensor:
     """Which tasks each picture gets: B x 5."""
     many = torch.multinomial(torch.tensor(COUNT_ODDS), count, True, generator=host)
-    order = torch.rand(count, 4, generator=host).argsort(dim=1).argsort(dim=1)
+    odds = torch.tensor((1.5, 0.75, 1, 1))  # two blurs share one place: each is there nearly as often as few pixels
+    order = (torch.rand(count, 4, generator=host).log() / -odds).argsort(dim=1).argsort(dim=1)
     blur, pixels, noise, file = (order < many[:, None]).unbind(dim=1)
     moved = torch.rand(count, generator=host) < 0.5
     return torch.stack((pixels, blur & moved, blur & ~moved, noise, file), dim=1)
@@ -96,6 +99,7 @@ def severities(recipe: str) -> Tensor:
 _TESTS = torch.stack([severities(r) for r in TEST])
 
 
-def near_test(severity: Tensor) -> bool:
-    """Whether a draw (5) has the very tasks of a test recipe, each at nearly its strength."""
-    return bool(((severity - _TESTS).abs().amax(dim=1) < NEAR).any())
+def near_test(severity: Tensor) -> Tensor:
+    """Which of B draws (B x 5) have the very tasks of a test recipe, each at nearly its strength."""
+    near: Tensor = ((severity[:, None] - _TESTS).abs().amax(dim=2) < NEAR).any(dim=1)
+    return near

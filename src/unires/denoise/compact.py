@@ -231,11 +231,15 @@ class CompactNet(nn.Module):
         p_c = self.condition_precision(task, has_condition).view(-1, 1, 1, 1)
         total = (alpha / sigma) ** 2 + p_c
         modulation = self.modulation(t, task, severity, has_condition)
-        # alpha z, not z: what carries no signal at t = 1 must not carry noise into the network either
         d = self.classical(condition, task, severity, has_condition, angle)
-        out, gates = self.residual(alpha * z if bool(alpha.any()) else None, condition, d, modulation)
-        base = (alpha / sigma**2 / total * z).addcmul_(p_c / total, condition)
-        estimate = base.addcmul_(out.float(), total.rsqrt())
+        if bool(alpha.any()):
+            # alpha z, not z: what carries no signal at t = 1 must not carry noise into the network either
+            out, gates = self.residual(alpha * z, condition, d, modulation)
+            base = (alpha / sigma**2 / total * z).addcmul_(p_c / total, condition)
+        else:
+            out, gates = self.residual(None, condition, d, modulation)
+            base = condition
+        estimate = torch.addcmul(base, out.float(), total.rsqrt())
         if d is not None and gates is not None:
             for gate, change in zip(torch.split(gates.float(), 1, dim=1), d.chunk(2, dim=1), strict=True):
                 estimate = torch.addcmul(estimate, gate, change)

@@ -112,10 +112,12 @@ class RouterTraining:
     rim: int = 0  # but for so many on each side, where their errors don't count: experts see less there than in photos
     margin: int = 16
     region_share: float = 0.25  # of the samples, of which a part stays clean
-    report_samples: int = 14000  # that the report is learnt from
+    report_from: str = ""  # a folder with a router whose report is learnt further; empty: from the start
+    report_rounds: int = 4000  # of `batch` new samples each; its rate falls to zero over them,
+    report_minutes: float = 0.0  # or over so long, if that isn't 0
+    batch: int = 64
     samples: int = 1600  # that the experts are run on
-    report_rounds: int = 6000  # of 64 samples each
-    rounds: int = 3000  # likewise, of each step's weights
+    rounds: int = 3000  # of 64 of them each, of each step's weights
     rate: float = 2e-3
     charge: float = 0.015  # what a network pass costs, in units of the log error: 0.065 dB
     seed: int = 0
@@ -125,7 +127,8 @@ class RouterTraining:
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
             raise UniresError(nearest(self.device, DEVICES, kind="device"))
-        for name, least in (("crop", 1), ("seen", 1), ("asked", 1), ("report_samples", 2), ("samples", 2), ("rate", 0)):
+        lowest = {"crop": 1, "seen": 1, "asked": 1, "report_rounds": 1, "batch": 1, "samples": 2, "rate": 0}
+        for name, least in lowest.items():
             if not getattr(self, name) >= least:
                 raise UniresError(f"The option {name} must be at least {least}, not {getattr(self, name)}.")
 

@@ -8,8 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from unires.denoise.checkpoint import load_net
 from unires.denoise.compact import TASKS, CompactNet
 from unires.errors import UniresError, nearest, shown
 from unires.train import objective, relay
+from unires.train.ahead import ahead
 from unires.train.config import TrainConfig
 from unires.train.data import Atlas, load_pairs, load_rgb, photo_paths
 from unires.train.optim import Muon
@@ -174,29 +174,6 @@ class Trainer:
     ) -> tuple[isolated.Degraded, Tensor]:
         return relay.pairs(self.ema, clean, counts, host, device, kind=self.kind, jitter=self.config.severity_jitter)
 
-    def _batches(self) -> Iterator[Batch]:
-        """The samples of each step from here on. On a GPU those of the next step are made in another thread and stream
-        while these are learnt from."""
-        if self.device.type != "cuda":
-            while True:
-                yield self.batch(self.step)
-        stream, step = torch.cuda.Stream(), self.step  # type: ignore[no-untyped-call]
-
-        def make(step: int) -> tuple[Batch, torch.cuda.Event]:
-            with torch.cuda.stream(stream):
-                return self.batch(step), stream.record_event()
-
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(make, step)
-            while True:
-                batch, made = coming.result()
-                step += 1
-                coming = pool.submit(make, step)
-                torch.cuda.current_stream().wait_event(made)
-                for x in batch[:-1]:
-                    x.record_stream(torch.cuda.current_stream())
-                yield batch
-
     def rate(self) -> float:
         """The learning rate now: warm-up, then constant, then (for a release) a linear decay to zero."""
         c = self.config
@@ -216,7 +193,7 @@ class Trainer:
         self.started = time.monotonic()
         first, last_save, last_look = self.step, self.started, self.started
         window: list[Tensor] = []
-        batches = self._batches()
+        batches = ahead(self.batch, self.step, self.device)
         while self.step < c.steps and not (c.minutes and self._agree(self.seconds_now() > c.minutes * 60)):
             window.append(self.train_step(next(batches)))
             now = time.monotonic()

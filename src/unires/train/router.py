@@ -6,14 +6,16 @@ the experts run once for each sample; after that the gradient through the sample
 step by step: the second step's experts see (as relay) what the trained first step makes.
 
 What is best after one step is not what a second step makes the most of: that deblurs a photo well which was denoised
-first, and not one that was half deblurred. So there are two plans, one step with all experts, and one that cleans
-before the others; last, the router learns which of them to choose."""
+first, and not one that was half deblurred; nor one in which half of the noise and half of JPEG's blocks are left. So
+noise is taken out first, then what JPEG did, each by its own expert alone, before the others work on what is left. A
+plan of one step, with all experts, is there for who wants no more."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -21,19 +23,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unires.compose.experts import KEEP, Expert
-from unires.compose.router import HARM_UNIT, LEAST, Router, RouterConfig
+from unires.compose.router import LEAST, Router, RouterConfig
 from unires.compose.spectrum import CELL
 from unires.degrade.isolated import TASKS
 from unires.denoise.checkpoint import load_denoiser
 from unires.denoise.interface import Denoiser
 from unires.errors import UniresError, shown
 from unires.train.config import RouterTraining
-from unires.train.samples import Log, Sample, Samples
+from unires.train.report import learn_report
+from unires.train.samples import TOGETHER, Log, Sample, Samples
 
 ALL = ("blind", *TASKS, KEEP)
-CLEAN = (KEEP, "denoise", "dejpeg")
 THEN = ("keep@relay", *(f"{task}@relay" for task in TASKS), KEEP)
-PLANS = ((ALL,), (CLEAN, THEN))
+PLANS = ((ALL,), ((KEEP, "denoise"), ("keep@relay", "dejpeg@relay"), THEN))
 VISIBLE = 1e-5  # squared error (50 dB) below which getting closer is worth little
 
 
@@ -47,19 +49,16 @@ class RouterTrainer:
         torch.manual_seed(config.seed)
         self.device = torch.device(config.device)
         self.denoiser: Denoiser = load_denoiser(Path(config.model) if config.model else None, config.device)
-        self.router = Router(RouterConfig(TASKS, PLANS)).to(self.device).requires_grad_(False)
+        self.router = Router(RouterConfig(TASKS, PLANS)).to(self.device).eval().requires_grad_(False)
         if bool(config.add) != bool(config.degradation) or (config.add and not config.start_from):
             raise UniresError("A router's new column needs `add`, `degradation` and `start_from`.")
         if config.add:
             self.router = self._with_expert(config)
-        elif config.start_from:
-            known = Router.load(Path(config.start_from))
+        elif source := config.start_from or config.report_from:
+            known = Router.load(Path(source))
             if known is None or known.config.report_width != self.router.config.report_width:
-                raise UniresError(f"There is no router of this shape in {shown(config.start_from)}.")
-            for name in ("enter", "inner", "report", "photo"):
-                getattr(self.router, name).load_state_dict(getattr(known, name).state_dict())
-            self.router.mean.copy_(known.mean)
-            self.router.deviation.copy_(known.deviation)
+                raise UniresError(f"There is no router of this shape in {shown(source)}.")
+            self.router.report.load_state_dict(known.report.state_dict())
         self.samples = Samples(config, log)
         self.inner = (..., *(slice(config.rim, config.asked - config.rim),) * 2)  # where errors are measured
 
@@ -74,58 +73,30 @@ class RouterTrainer:
 
     def run(self) -> None:
         if not self.config.start_from:
-            self.learn_report(self.samples.collect())
+            learn_report(self.router.report, self.samples, log=self.log)
             self.save()
-        samples = self.samples.open(self.config.samples)
-        self.judge(samples)
+        samples = self.samples.open(self.config.samples, self.router.report)
+        self.settle(samples)
         for plan, steps in enumerate(self.router.config.plans):
             for step in range(len(steps)):
                 self.ask(samples, plan, step)
                 self.learn_weights(samples, plan, step)
                 self.save()
-        if self.router.choice is not None and not self.config.add:
-            self.learn_choice(samples)
-            self.save()
 
     def save(self) -> None:
         folder = Path(self.config.run)
         folder.mkdir(parents=True, exist_ok=True)
         self.router.save(folder)
 
-    # -- what is wrong with the photo -----------------------------------------------------------------------
+    def settle(self, samples: list[Sample]) -> None:
+        """What of each sample is known, and told to experts."""
 
-    def learn_report(self, samples: list[Sample]) -> None:
-        """Presence by cross-entropy, severity and harm by squared error where the degradation is there."""
-        r = self.router
-        some = torch.stack([s.spectra for s in samples[:512]]).float()
-        r.mean.copy_(some.mean(dim=(0, 2, 3)))
-        r.deviation.copy_(some.std(dim=(0, 2, 3)).clamp(min=1e-3))
-        parts = [r.enter, r.inner, r.report, r.photo]
+        @torch.inference_mode()
+        def one(s: Sample) -> None:
+            s.known, s.told = self.router.known(s.judged, s.plane)
 
-        def loss(chosen: list[Sample]) -> Tensor:
-            return _report_loss(r, chosen)
-
-        def score(test: list[Sample]) -> str:
-            presence, severity, harm, _ = r.judge(r.look(_stack(test)))
-            there = torch.stack([s.severity for s in test]) >= 0
-            true = torch.stack([s.harm for s in test])
-            right = ((presence.cpu() > 0) == there).float().mean()
-            worst = torch.where(presence > 0, harm, -9.0).argmax(dim=1).cpu() == true.argmax(dim=1)
-            strongest = worst[there.any(dim=1)].float().mean()
-            off = (severity.cpu() - torch.stack([s.severity for s in test])) * there
-            off = off.square().sum(dim=0) / there.sum(dim=0)
-            said = ", ".join(f"{v:.3f}" for v in off.sqrt().tolist())
-            return f"presence right {right:.1%}, strongest right {strongest:.1%}, severities off by {said}"
-
-        parameters = [p for part in parts for p in part.parameters()]
-        self._learn("report", parameters, samples, loss, score, self.config.report_rounds)
-
-    def judge(self, samples: list[Sample]) -> None:
-        """Settle what the report says of each sample: experts are told that, and not the truth, as at test time."""
-        with torch.inference_mode():
-            for s in samples:
-                presence, severity, harm, _ = (v[0].clone() for v in self.router.judge(self.router.look(_stack([s]))))
-                s.known, s.told = self.router.known(presence, severity, harm, s.plane)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(one, samples))
 
     # -- the experts' answers -------------------------------------------------------------------------------
 
@@ -135,50 +106,63 @@ class RouterTrainer:
         plans = self.router.config.plans
         names = plans[plan][step]
         if plan and step == 0:
-            some = [plans[0][0].index(name) for name in names]
+            places = [plans[0][0].index(name) for name in names]
             for sample in samples:
-                sample.answers = sample.asked[some]
-                sample.grams.append(sample.grams[0][..., some, :][..., some])
+                sample.answers = sample.asked[places]
+                sample.grams.append(sample.grams[0][..., places, :][..., places])
             return
         experts = [Expert.parse(name, self.denoiser.facts.tasks) for name in names]
         started = time.monotonic()
         size, cells = samples[0].clean.shape, (self.config.asked - 2 * self.config.rim) // CELL
         kept = torch.empty(len(samples), len(experts), *size, dtype=torch.float16, device=self.device)
         grams = torch.empty(len(samples), cells, cells, len(experts), len(experts), device=self.device)
-        for number, sample in enumerate(samples):
-            lq = sample.degraded[None]
-            relay = lq if step == 0 else self._estimate(sample, plan, step - 1)
-            asked = [e for e in experts if e.task != KEEP]
-            seen = torch.cat([self.denoiser.encode(relay if e.condition == "relay" else lq) for e in asked])
-            # at t = 1, as who sees the relay starts afresh (`unires.sample.sampler`)
-            out = self.denoiser.predict(
-                torch.zeros_like(seen), 1.0, seen, [e.task for e in asked], [sample.told.get(e.task) for e in asked]
-            )
-            answered = iter(self.denoiser.decode(out))
-            same = {"relay": relay[0], "lq": lq[0]}
-            answers = torch.stack([same[e.condition] if e.task == KEEP else next(answered) for e in experts])
-            kept[number], grams[number] = answers, _grams((answers - sample.clean)[self.inner], CELL)
-            if number % 200 == 199:
-                pace = (number + 1) / (time.monotonic() - started)
-                self.log(f"plan {plan + 1}, step {step + 1}: {number + 1} samples asked about, {pace:.1f} a second")
+        together = TOGETHER if self.device.type == "cuda" else 1  # fast on a processor: what stays in its cache
+        for first in range(0, len(samples), together):
+            some = samples[first : first + together]
+            lq = torch.stack([s.degraded for s in some])
+            given = {"lq": lq, "relay": lq if step == 0 else self._estimate(some, plan, step - 1)}
+            answers = torch.stack([given[e.condition] for e in experts], dim=1)
+            # whose weight may be more than nothing (see `Weigher`)
+            asked = [(k, i) for k, e in enumerate(experts) for i, s in enumerate(some)
+                     if e.task != KEEP and (e.task not in TASKS or e.task in s.told)]  # fmt: skip
+            if asked:
+                seen = self.denoiser.encode(torch.cat([given[experts[k].condition][i : i + 1] for k, i in asked]))
+                # at t = 1, as who sees the relay starts afresh (`unires.sample.sampler`)
+                out = self.denoiser.predict(
+                    torch.zeros_like(seen), 1.0, seen, [experts[k].task for k, _ in asked],
+                    [some[i].told.get(experts[k].task) for k, i in asked],
+                )
+                for (k, i), answer in zip(asked, self.denoiser.decode(out), strict=True):
+                    answers[i, k] = answer
+            for number, (sample, own) in enumerate(zip(some, answers, strict=True), start=first):
+                kept[number], grams[number] = own, _grams((own - sample.clean)[self.inner], CELL)
+            done = first + len(some)
+            if first // 200 != done // 200:
+                pace = done / (time.monotonic() - started)
+                self.log(f"plan {plan + 1}, step {step + 1}: {done} samples asked about, {pace:.1f} a second")
         for sample, answers, gram in zip(samples, kept, grams, strict=True):
             sample.answers = answers
             sample.grams.append(gram)
             if not plan and step == 0:
                 sample.asked = answers
 
-    def _estimate(self, sample: Sample, plan: int, step: int) -> Tensor:
-        """What the trained router makes of a sample in a step, from the answers at hand: 1 x 3 x H x W."""
+    def _estimate(self, samples: list[Sample], plan: int, step: int) -> Tensor:
+        """What the trained router makes of samples in a step, from the answers at hand: B x 3 x H x W."""
         with torch.inference_mode():
-            row = self._rows([sample], plan, step, rim=0)[0][0]
-            maps = F.interpolate(row[:, None], size=sample.degraded.shape[-2:], mode="bilinear", align_corners=False)
-            return (maps * sample.answers.float()).sum(dim=0)[None]
+            rows = self._rows(samples, plan, step, rim=0)[0]
+            maps = F.interpolate(rows, size=samples[0].degraded.shape[-2:], mode="bilinear", align_corners=False)
+            answers = torch.stack([s.answers for s in samples]).float()
+            estimate: Tensor = (maps[:, :, None] * answers).sum(dim=1)
+            return estimate
 
     # -- the weights ----------------------------------------------------------------------------------------
 
+    def _known(self, samples: list[Sample]) -> Tensor:
+        return torch.stack([s.known for s in samples]).to(self.device)
+
     def _rows(self, samples: list[Sample], plan: int, step: int, rim: int | None = None) -> tuple[Tensor, Tensor]:
         """Weights of the cells that errors are measured in (with a rim of 0: of all that experts see), and passes."""
-        rows, passes = self.router.decide(self.router.look(_stack(samples)), _known(samples), plan, step)
+        rows, passes = self.router.decide(_looks(samples), self._known(samples), plan, step)
         rim = self.config.rim if rim is None else rim
         edge, cells = (self.samples.edge + rim) // CELL, (self.config.asked - 2 * rim) // CELL
         return rows[..., edge : edge + cells, edge : edge + cells], passes
@@ -208,38 +192,6 @@ class RouterTrainer:
         self._learn(f"plan {plan + 1}, step {step + 1}", parameters, samples, loss, score, self.config.rounds)
         for hook in hooks:
             hook.remove()
-
-    def learn_choice(self, samples: list[Sample]) -> None:
-        """Which plan to choose: least log squared error of what it ends in, its passes charged for."""
-        config = self.router.config
-        with torch.inference_mode():
-            columns = []
-            for p, plan in enumerate(config.plans):
-                rows = [self._rows(samples, p, s)[0] for s in range(len(plan))]
-                used = torch.stack([_used(row, pool) for row, pool in zip(rows, plan, strict=True)]).sum(dim=0)
-                columns.append((self._misfit(samples, rows[-1], config.place(p, len(plan) - 1)), used))
-            misfits, passes = (torch.stack(values, dim=1).clone() for values in zip(*columns, strict=True))
-        numbers = {id(sample): i for i, sample in enumerate(samples)}
-
-        def settled(chosen: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-            some = [numbers[id(sample)] for sample in chosen]
-            logits = self.router.choose(self.router.look(_stack(chosen)), _known(chosen))
-            return logits, misfits[some], passes[some]
-
-        def loss(chosen: list[Sample]) -> Tensor:
-            logits, misfit, used = settled(chosen)
-            return (logits.softmax(dim=1) * (misfit + self.config.charge * used)).sum(dim=1).mean()
-
-        def score(test: list[Sample]) -> str:
-            logits, misfit, used = settled(test)
-            best = logits.argmax(dim=1, keepdim=True)
-            each = ", ".join(f"{_gain(misfit[:, p]):.3f}" for p in range(misfit.shape[1]))
-            gain, passes = _gain(misfit.gather(1, best)), float(used.gather(1, best).mean())
-            most = _gain(misfit.amin(dim=1))
-            return f"{gain:.3f} dB, {passes:.2f} passes; each plan alone {each}, the better of them {most:.3f}"
-
-        assert self.router.choice is not None
-        self._learn("choice of a plan", list(self.router.choice.parameters()), samples, loss, score, self.config.rounds)
 
     def _learn(
         self, name: str, parameters: list[torch.nn.Parameter], samples: list[Sample],
@@ -291,10 +243,6 @@ def _used(rows: Tensor, names: Sequence[str]) -> Tensor:
     return (rows[:, networks].abs().amax(dim=(2, 3)) >= LEAST).float().sum(dim=1)
 
 
-def _known(samples: list[Sample]) -> Tensor:
-    return torch.stack([s.known for s in samples])
-
-
 def _last_row(gradient: Tensor) -> Tensor:
     return torch.cat((torch.zeros_like(gradient[:-1]), gradient[-1:]))
 
@@ -303,21 +251,8 @@ def _held(samples: list[Sample]) -> int:
     return max(1, len(samples) // 10)
 
 
-def _stack(samples: list[Sample]) -> Tensor:
-    return torch.stack([s.spectra for s in samples]).float()
-
-
-def _report_loss(router: Router, samples: list[Sample]) -> Tensor:
-    presence, severity, harm, where = router.judge(router.look(_stack(samples)))
-    true = torch.stack([s.severity for s in samples]).to(presence)
-    changed = torch.stack([s.harm for s in samples]).to(presence) / HARM_UNIT
-    target = (true >= 0).float()
-    everywhere = target[:, :, None, None] * torch.stack([s.where for s in samples]).to(presence)
-    cross = F.binary_cross_entropy_with_logits
-    count = target.sum().clamp(min=1)
-    strength = ((severity - true) ** 2 * target).sum() / count
-    change = ((harm - changed) ** 2 * target).sum() / count
-    return cross(presence, target) + 0.2 * cross(where, everywhere) + 30 * strength + 0.5 * change
+def _looks(samples: list[Sample]) -> Tensor:
+    return torch.stack([s.look for s in samples]).float()
 
 
 def _grams(errors: Tensor, cell: int) -> Tensor:

@@ -6,17 +6,14 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from unires.compose.spectrum import CELL, spectra
+from unires.compose.report import Judgement, Report
+from unires.compose.spectrum import CELL
 from unires.degrade import mixtures
 from unires.degrade.recipe import Recipe
 from unires.denoise.interface import Hint
@@ -25,7 +22,7 @@ from unires.train.config import RouterTraining
 from unires.train.data import Atlas, photo_paths
 
 Log = Callable[[str], None]
-VERSION = 3  # of kept samples: one more whenever degradations or mixtures change
+TOGETHER = 16  # samples that are drawn at once, to learn weights from
 
 
 @dataclass
@@ -35,10 +32,8 @@ class Sample:
     clean: Tensor  # 3 x H x W, of the centre that experts are asked about
     degraded: Tensor
     plane: Tensor  # mean log power of the whole crop
-    spectra: Tensor  # FEATURES x h x w of the whole crop, float16
-    severity: Tensor  # 5, as `mixtures.Mixture` has them
-    harm: Tensor
-    where: Tensor  # 1 x h x w, the share of each cell that is degraded
+    look: Tensor  # what `Report.see` makes of the whole crop, SEEN x h x w, float16
+    judged: Judgement  # what the report says of it
     known: Tensor = field(default_factory=lambda: torch.empty(0))  # as `Router.known` has it
     told: dict[str, Hint] = field(default_factory=dict)
     asked: Tensor = field(default_factory=lambda: torch.empty(0))  # K x 3 x H x W, of the first plan's first step
@@ -85,42 +80,28 @@ class Samples:
         degraded = torch.where(where, mixture.degraded[window], clean[window])
         return clean[window], dataclasses.replace(mixture, degraded=degraded), where.float()
 
-    def open(self, count: int, weigh: bool = True) -> list[Sample]:
-        """The first `count` samples, to learn weights from; or the report, for which pixels are not kept."""
-        crop = self.config.seen if weigh else self.config.crop
-        inner = slice(self.edge, crop - self.edge)
+    @torch.inference_mode()
+    def open(self, count: int, report: Report) -> list[Sample]:
+        """The first `count` samples, to learn weights from, and what the report says of each: experts are told that,
+        and not the truth, as at test time."""
+        inner = slice(self.edge, self.config.seen - self.edge)
         columns: list[Tensor] = []  # all samples' in one tensor each: small ones among large ones would scatter memory
+        judged: list[Judgement] = []
         started = time.monotonic()
-        for index in range(0, count, 8):
-            clean, mixture, where = self.draw(index, 8, crop)
-            features, power = spectra(mixture.degraded)
-            own = [clean[..., inner, inner], mixture.degraded[..., inner, inner], power.mean(dim=(1, 2))]
-            told = [features.half(), mixture.severity, mixture.harm, F.avg_pool2d(where, CELL)]
-            parts = [*(own if weigh else [torch.empty(8, 0)] * 3), *told]
+        for index in range(0, count, TOGETHER):
+            clean, mixture, _ = self.draw(index, TOGETHER, self.config.seen)
+            look, power = report.see(mixture.degraded)
+            said = Judgement(*(v.cpu() for v in report(look)))
+            judged += [said.of(i) for i in range(TOGETHER)]
+            own = (x[..., inner, inner] for x in (clean, mixture.degraded))
+            parts = [*own, power.mean(dim=(1, 2)).cpu(), look.half()]
             columns = columns or [part.new_empty(count, *part.shape[1:]) for part in parts]
             for column, part in zip(columns, parts, strict=True):
-                column[index : index + 8] = part[: count - index]
-            if index % 1000 == 992:
-                self.log(f"{index + 8} samples, {(index + 8) / (time.monotonic() - started):.1f} a second")
-        return [Sample(*row) for row in zip(*columns, strict=True)]
-
-    def collect(self) -> list[Sample]:
-        """The report's samples: from the run's folder if they are there already, else made and kept there."""
-        c = self.config
-        file, names = Path(c.run) / "samples.safetensors", ("spectra", "severity", "harm", "where")
-        folders = [str(Path(folder).resolve()) for folder in c.clean]
-        key = f"{folders} {len(self.photos.pixels)} {c.crop} {c.margin} {c.region_share} {c.seed} {c.report_samples}"
-        with suppress(OSError, SafetensorError), safe_open(file, "pt") as opened:
-            if (opened.metadata() or {}).get("key") == f"{VERSION} {key}":
-                columns = [opened.get_tensor(name) for name in names]
-                none = torch.empty(0)
-                return [Sample(none, none, none, *row) for row in zip(*columns, strict=True)]
-        samples = self.open(c.report_samples, weigh=False)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")  # a run that is killed while it saves leaves no half of a file
-        save_file({n: torch.stack([getattr(s, n) for s in samples]) for n in names}, part, {"key": f"{VERSION} {key}"})
-        part.replace(file)
-        return samples
+                column[index : index + TOGETHER] = part[: count - index]
+            done = index + TOGETHER
+            if done % 1000 == 0:
+                self.log(f"{done} samples, {done / (time.monotonic() - started):.1f} a second")
+        return [Sample(*row) for row in zip(*columns, judged[:count], strict=True)]
 
 
 def _regions(count: int, size: int, share: float, host: torch.Generator) -> Tensor:

@@ -1,0 +1,128 @@
+"""Training the report: what is wrong with a photo, from random mixtures that are drawn afresh for each round."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unires.compose.report import Judgement, Report
+from unires.compose.router import HARM_UNIT
+from unires.compose.spectrum import CELL, spectra
+from unires.train.ahead import ahead
+from unires.train.optim import Muon
+from unires.train.samples import Log, Samples
+
+HELD, HELD_SAMPLES = 10**7, 512  # draws from this number on only tell how well the report generalises; how many
+
+
+class Examples(NamedTuple):
+    """Pixels, B x 3 x H x W; severity, harm and angle as `mixtures.Mixture` has them; and the share of each cell that
+    is degraded, B x 1 x h x w."""
+
+    pixels: Tensor
+    severity: Tensor
+    harm: Tensor
+    angle: Tensor
+    where: Tensor
+
+
+def examples(samples: Samples, index: int) -> Examples:
+    """The batch of this number."""
+    _, mixture, where = samples.draw(index, samples.config.batch, samples.config.crop)
+    truth = (mixture.severity, mixture.harm, mixture.angle, F.avg_pool2d(where, CELL))
+    return Examples(mixture.degraded, *(v.to(samples.device) for v in truth))
+
+
+def loss(report: Report, true: Examples) -> Tensor:
+    """Presence by cross-entropy; severity and harm by squared error, a motion's direction by its likelihood under a von
+    Mises distribution, where they are there."""
+    judged = report(report.see(true.pixels)[0])
+    target = (true.severity >= 0).float()
+    cross = F.binary_cross_entropy_with_logits
+    count = target.sum().clamp(min=1)
+    everywhere = target[:, :, None, None] * true.where
+    strength = ((judged.severity - true.severity).square() * target).sum() / count
+    change = ((judged.harm - true.harm / HARM_UNIT).square() * target).sum() / count
+    moves = ~true.angle.isnan()
+    turn, angle = judged.turn[moves], 2 * true.angle[moves]
+    sure = turn.norm(dim=1)
+    along = turn[:, 0] * angle.cos() + turn[:, 1] * angle.sin()
+    direction = (torch.special.i0e(sure).log() + sure - along).sum() / moves.sum().clamp(min=1)
+    total: Tensor = (
+        cross(judged.presence, target) + 0.2 * cross(judged.where, everywhere)
+        + 30 * strength + 0.5 * change + 0.1 * direction
+    )  # fmt: skip
+    return total
+
+
+def learn_report(report: Report, samples: Samples, log: Log) -> None:
+    """For so many rounds or minutes as the samples' configuration says."""
+    c, device = samples.config, samples.device
+    test = [examples(samples, HELD + i) for i in range(math.ceil(HELD_SAMPLES / c.batch))]
+    if not c.report_from:
+        with torch.inference_mode():
+            some = torch.cat([spectra(batch.pixels)[0] for batch in test])
+        deviation = some.std(dim=(0, 2, 3))
+        report.mean.copy_(some.mean(dim=(0, 2, 3)))
+        # of an empty bin of frequency it is zero: a small one would magnify what half precision takes from the mean
+        report.deviation.copy_(torch.where(deviation < 1e-2, 1.0, deviation))
+    parameters = [p.requires_grad_() for p in report.parameters()]
+    kernels = [*report.eye.mix.parameters(), *report.eye.reduce.parameters()]
+    hidden = {id(p) for p in kernels if p.dim() == 4}
+    optimizers = [
+        Muon([p for p in parameters if id(p) in hidden], lr=c.rate),
+        torch.optim.AdamW([p for p in parameters if id(p) not in hidden], lr=c.rate, weight_decay=1e-2),
+    ]
+    started = time.monotonic()
+    losses: list[Tensor] = []
+    for round_, batch in enumerate(ahead(lambda index: examples(samples, index), 0, device)):
+        seconds = time.monotonic() - started
+        spent = seconds / (60 * c.report_minutes) if c.report_minutes else round_ / c.report_rounds
+        if round_ % 500 == 0 or spent >= 1:
+            mean = float(torch.stack(losses).mean()) if losses else math.nan
+            pace = round_ * c.batch / max(seconds, 1e-9)
+            log(f"report, round {round_}: loss {mean:.3f}, {pace:.0f} samples/s; held out: {score(report, test)}")
+            losses.clear()
+        if spent >= 1:
+            break
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = c.rate * min(1.0, (round_ + 1) / 100, 1.3 * (1 - spent))
+        report.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            value = loss(report, batch)
+        torch.autograd.backward(value)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        report.eval()
+        losses.append(value.detach())
+    for p in parameters:
+        p.requires_grad_(False)
+
+
+@torch.inference_mode()
+def score(report: Report, test: list[Examples]) -> str:
+    """How well it generalises, in words."""
+    judged = [report(report.see(batch.pixels)[0]) for batch in test]
+    said = Judgement(*(torch.cat(v) for v in zip(*judged, strict=True)))
+    severity, harm, angle = (torch.cat(v) for v in list(zip(*test, strict=True))[1:4])
+    there = severity >= 0
+    right = ((said.presence > 0) == there).float().mean()
+    worst = torch.where(said.presence > 0, said.harm, -math.inf).argmax(dim=1) == harm.argmax(dim=1)
+    strongest = worst[there.any(dim=1)].float().mean()
+    off = ((said.severity - severity).square() * there).sum(dim=0) / there.sum(dim=0)
+    turned = torch.atan2(said.turn[:, 1], said.turn[:, 0]) / 2 - angle
+    turned = ((turned + math.pi / 2).remainder(math.pi) - math.pi / 2).abs()[~angle.isnan()]
+    median = math.degrees(turned.median()) if len(turned) else math.nan
+    return (
+        f"presence right {right:.1%}, strongest right {strongest:.1%}, severities off by "
+        + ", ".join(f"{v:.3f}" for v in off.sqrt().tolist())
+        + f", motions' direction by {median:.1f} degrees (the median)"
+    )
