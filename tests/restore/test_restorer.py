@@ -289,15 +289,13 @@ def routed(tiny: Any) -> Restorer:
     router = Router(RouterConfig(isolated.TASKS, (steps,), 16, 8)).eval().requires_grad_(False)
     for weigh in router.weigh:
         torch.nn.init.normal_(weigh.leave.weight, std=0.3)
-    router.report.bias[: len(isolated.TASKS)] = 3.0  # every degradation is there
+    router.report.local.bias[: len(isolated.TASKS)] = 3.0  # every degradation is there
     return Restorer(tiny, router=router)
 
 
 def test_fewer_steps_take_a_shorter_plan(tiny: Any, photo: Any) -> None:
     plans = ((("blind", "denoise"),), (("denoise", "keep"), ("motion-deblur@relay",)))
     router = Router(RouterConfig(isolated.TASKS, plans, 16, 8)).eval().requires_grad_(False)
-    assert router.choice is not None
-    router.choice[-1].bias.copy_(torch.tensor([-9.0, 9.0]))
     restorer = Restorer(tiny, router=router)
     for options, text in (
         ({}, "denoise=1; motion-deblur@relay=1"), ({"steps": 2}, "denoise=1; motion-deblur@relay=1"),
