@@ -288,7 +288,7 @@ def routed(tiny: Any) -> Restorer:
     steps = ("blind", "denoise", "dejpeg"), ("keep@relay", "denoise@relay")
     router = Router(RouterConfig(isolated.TASKS, (steps,), 16, 8)).eval().requires_grad_(False)
     for weigh in router.weigh:
-        torch.nn.init.normal_(weigh.leave.weight, std=0.3)
+        torch.nn.init.normal_(weigh.leave.weight, std=0.6)
     router.report.local.bias[: len(isolated.TASKS)] = 3.0  # every degradation is there
     return Restorer(tiny, router=router)
 
