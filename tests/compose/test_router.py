@@ -154,6 +154,23 @@ def test_what_is_found_is_sorted_and_told(router: Router, photo: Any) -> None:
     )  # noise is there: the blur's size stays as it was read
 
 
+@pytest.mark.parametrize(("present", "counts"), [
+    ((0.3, 0.2, 0.4, 0.9, 0.9), False),
+    ((0.3, 0.2, 0.6, 0.9, 0.9), True),  # likelier than not
+    ((0.3, 0.2, 0.4, 0.9, 0.1), True),  # under one of the two it can be told
+    ((0.3, 0.2, 0.4, 0.1, 0.9), True),
+])  # fmt: skip
+def test_a_softness_under_noise_and_jpeg_is_left_alone_unless_it_is_likely(
+    router: Router, photo: Any, present: tuple[float, ...], counts: bool
+) -> None:
+    sure = torch.tensor(present)
+    judged = Judgement(sure.logit(), sure, torch.zeros(5), torch.zeros(2), torch.zeros(5, 1, 1))
+    known, told = router.known(judged, spectra(photo)[1][0].mean(dim=(0, 1)))
+    assert bool((known[:3] > 0).all()) == bool((known[:3] > 0).any()) == counts
+    torch.testing.assert_close(known[3:5], sure[3:])
+    assert len(told) == 5  # for who names an expert all the same
+
+
 def test_a_folder_keeps_it(router: Router, photo: Any, tmp_path: Path) -> None:
     assert Router.load(tmp_path) is None
     stirred(router).half().float().save(tmp_path)

@@ -166,6 +166,10 @@ class Router(nn.Module):
                 if task in EXTENTS:
                     turn = float(judged.turn[0]), float(judged.turn[1])
                     told[task], evidence[task] = fit.hint(task, told[task].severity, turn)
+        covers = torch.tensor([task in COVERS for task in self.config.tasks], device=sure.device)
+        if bool((sure[covers] >= LIKELY).all()) and bool((sure[~covers] < SURE).all()):
+            # as in every camera's file: noise and JPEG, and under both a softness that may be the lens's own
+            sure = sure.masked_fill(~covers, 0.0)
         found = torch.tensor(list(evidence.values())).to(sure).clamp(-1, 1)
         pointed = judged.turn.norm()[None] / 10
         return torch.cat((sure, sure * judged.severity, judged.harm / 5, 2 * found, pointed)), told
