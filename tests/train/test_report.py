@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from unires.compose.report import Judgement, Report
 from unires.degrade.isolated import TASKS
@@ -18,14 +17,6 @@ from unires.train.report import Examples, examples, learn_report, loss, score
 from unires.train.samples import Samples
 
 MOTION = TASKS.index("motion-deblur")
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory, astronaut: Any) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for i in range(2):
-        Image.fromarray(astronaut[100 * i : 100 * i + 120, 150:310]).save(folder / f"{i}.png")
-    return folder
 
 
 def samples(photos: Path, **changes: Any) -> Samples:

@@ -24,14 +24,6 @@ from unires.train.expert import ExpertTraining, add_expert
 from unires.train.router import PLANS, VISIBLE, RouterTrainer
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory, astronaut: Any) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for i in range(2):
-        Image.fromarray(astronaut[100 * i : 100 * i + 120, 150:310]).save(folder / f"{i}.png")
-    return folder
-
-
 def trainer(photos: Path, tiny_folder: Path, tmp_path: Path, **changes: Any) -> RouterTrainer:
     config = {
         "clean": (str(photos),), "model": str(tiny_folder), "run": str(tmp_path / "run"), "crop": 64, "seen": 96,
