@@ -13,7 +13,7 @@ from unires.compose import router as module
 from unires.compose.experts import Expert
 from unires.compose.report import SEEN, Judgement
 from unires.compose.router import FILE, LEAST, Router, RouterConfig
-from unires.compose.spectrum import CELL, spectra
+from unires.compose.spectrum import CELL, light
 from unires.degrade.isolated import TASKS
 from unires.errors import UniresError
 
@@ -40,7 +40,7 @@ def test_untrained_it_trusts_the_first_of_each_step(router: Router, photo: Any) 
 def test_weights_sum_to_one_at_every_place(
     router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, power = stirred(router).report.see(photo)
+    look, power = stirred(router).report.see(photo), light(photo)
     assert look.shape == (1, SEEN, 256 // CELL, 256 // CELL)
     plane = power[0].mean(dim=(0, 1))
     judged = router.report(look)._replace(presence=torch.zeros(1, len(TASKS)))
@@ -89,7 +89,7 @@ def test_a_step_that_only_keeps_is_left_out() -> None:
 
 
 def test_whose_degradation_is_not_even_possible_costs_no_pass(router: Router, photo: Any) -> None:
-    look, _ = stirred(router).report.see(photo)
+    look = stirred(router).report.see(photo)
     known = torch.zeros(1, router.weigh[0].gate.in_features - 8)
     for possible in (0.0, 0.3):
         known[0, TASKS.index("denoise")] = possible
@@ -111,7 +111,7 @@ def test_whose_degradation_is_not_even_possible_costs_no_pass(router: Router, ph
 def test_where_nothing_is_to_be_composed_the_right_expert_works_alone(
     router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch, logits: tuple[float, ...], alone: str | None
 ) -> None:
-    look, power = router.report.see(photo)
+    look, power = router.report.see(photo), light(photo)
     judged = router.report(look)._replace(presence=torch.tensor([logits]))
     plane = power[0].mean(dim=(0, 1))
     monkeypatch.setattr(router.report, "forward", lambda look: judged)
@@ -148,7 +148,7 @@ def test_what_is_found_is_sorted_and_told(router: Router, photo: Any) -> None:
     reading = router.read(photo)
     assert type(reading)(**{**vars(reading), **changes}).found == ["denoise", "dejpeg", "super-resolution"]
     judged = Judgement(present.logit(), severity, torch.zeros(5), torch.zeros(2), torch.zeros(5, 1, 1))
-    _, told = router.known(judged, spectra(photo)[1][0].mean(dim=(0, 1)))
+    _, told = router.known(judged, light(photo)[0].mean(dim=(0, 1)))
     assert {task: hint.severity for task, hint in told.items()} == pytest.approx(
         {"denoise": 0.4, "dejpeg": 0.5, "super-resolution": 0.1, "motion-deblur": 0.2}
     )  # noise is there: the blur's size stays as it was read
@@ -165,7 +165,7 @@ def test_a_softness_under_noise_and_jpeg_is_left_alone_unless_it_is_likely(
 ) -> None:
     sure = torch.tensor(present)
     judged = Judgement(sure.logit(), sure, torch.zeros(5), torch.zeros(2), torch.zeros(5, 1, 1))
-    known, told = router.known(judged, spectra(photo)[1][0].mean(dim=(0, 1)))
+    known, told = router.known(judged, light(photo)[0].mean(dim=(0, 1)))
     assert bool((known[:3] > 0).all()) == bool((known[:3] > 0).any()) == counts
     torch.testing.assert_close(known[3:5], sure[3:])
     assert len(told) == 5  # for who names an expert all the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 
 from unires.compose.report import Judgement, Report
+from unires.degrade import kernels, operators
 from unires.degrade.isolated import TASKS
 from unires.train import report as module
 from unires.train.config import RouterTraining
-from unires.train.report import Examples, examples, learn_report, loss, score
+from unires.train.report import Examples, batches, examples, learn_report, loss, score, turned
 from unires.train.samples import Samples
 
 MOTION = TASKS.index("motion-deblur")
@@ -32,6 +34,34 @@ def test_examples_are_numbered(photos: Path) -> None:
         torch.testing.assert_close(a, b, equal_nan=True)
     assert not torch.equal(first.pixels, second.pixels)
     assert torch.equal(first.angle.isnan(), first.severity[:, MOTION] < 0)
+
+
+@pytest.mark.parametrize("way", range(8))
+def test_what_is_turned_is_degraded_in_the_direction_that_is_told(photo: Any, way: int) -> None:
+    none, angle, photo = torch.zeros(1), torch.tensor([0.4]), photo[..., :96, :80]
+
+    def moved(x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+        return operators.blur(x, kernels.splat(kernels.arc(torch.tensor([9.0]), angle, none)), none)
+
+    def example(x: torch.Tensor) -> Examples:
+        return Examples(x, torch.zeros(1, 5), torch.zeros(1, 5), angle, torch.ones(1, 1, 3, 3))
+
+    out, clean = turned(example(moved(photo, angle)), way), turned(example(photo), way)
+    inner = (..., slice(12, -12), slice(12, -12))
+    torch.testing.assert_close(moved(clean.pixels, out.angle)[inner], out.pixels[inner])
+
+
+def test_each_sample_is_seen_as_often_as_wanted(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POOL", 2)
+    coming = batches(samples(photos, report_views=3))
+
+    def pool() -> Counter[bytes]:
+        pixels = torch.cat([next(coming).pixels for _ in range(6)])
+        return Counter(x.flatten().sort()[0].numpy().tobytes() for x in pixels)
+
+    first, second = pool(), pool()
+    assert sum(first.values()) == 6 * 16 and all(count % 3 == 0 for count in first.values())
+    assert not first.keys() & second.keys()
 
 
 def test_it_learns_and_says_how_well(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,10 +110,10 @@ def test_in_half_precision_it_judges_as_it_did(photos: Path) -> None:
     torch.manual_seed(0)
     report, some = Report(len(TASKS), 16).eval().requires_grad_(False), samples(photos, report_rounds=30)
     learn_report(report, some, log=lambda line: None)
-    look = report.see(examples(some, 5).pixels)[0]
+    look = report.see(examples(some, 5).pixels)
     constant = look[:, : len(report.mean)].flatten(2).std(dim=(0, 2)) < 1e-4
     assert 20 < int(constant.sum()) < 40
     before = report(look)
     report.load_state_dict({k: v.half().float() for k, v in report.state_dict().items()})
-    after = report(report.see(examples(some, 5).pixels)[0])
+    after = report(report.see(examples(some, 5).pixels))
     torch.testing.assert_close(after.severity, before.severity, atol=0.01, rtol=0)

@@ -20,7 +20,7 @@ def remaining_harm(router: Router) -> Quality:
     what a network invents."""
 
     def quality(pictures: Tensor) -> Tensor:
-        judged: Judgement = router.report(router.report.see(pictures)[0])
+        judged: Judgement = router.report(router.report.see(pictures))
         left = (judged.presence.sigmoid() * 10 ** (judged.harm * HARM_UNIT / 10)).sum(dim=1)
         error: Tensor = left + INVISIBLE
         return -10 * error.log10()

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unires.compose.spectrum import BLOCK, CELL, FEATURES, spectra
+from unires.compose.spectrum import BLOCK, CELL, FEATURES, FINE, spectra
 
 EYE = (32, 64, 96, 128)  # channels of the network on pixels, at 1/2, 1/4, 1/8 and 1/16 of the resolution
 SEEN = FEATURES + EYE[-1]  # numbers a place
-REACH = 2 * CELL  # pixels beyond a place that are looked at, at most
+REACH = FINE - CELL  # pixels beyond a place that are looked at, at most: a window at the border lies farthest in
 FAINT = 4 / 255  # differences of neighbouring pixels from which on they count less and less
 LEAK = 0.2
 
@@ -81,13 +81,12 @@ class Report(nn.Module):
             nn.Linear(hidden, width), nn.LeakyReLU(LEAK), nn.Linear(width, said),
         )  # fmt: skip
 
-    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """B x 3 x H x W in [0, 1] to what is seen place by place, B x SEEN x h x w, spectra first; and the log power
-        there, as `spectrum.spectra` has it."""
+    def see(self, pixels: Tensor) -> Tensor:
+        """B x 3 x H x W in [0, 1] to what is seen place by place: B x SEEN x h x w, spectra first."""
         with torch.autocast(pixels.device.type, enabled=False):
-            features, power = spectra(pixels)
+            features = spectra(pixels)
         look = ((features - self.mean[:, None, None]) / self.deviation[:, None, None]).clamp(-8, 8)
-        return torch.cat((look, self.eye(pixels).float()), dim=1), power
+        return torch.cat((look, self.eye(pixels).float()), dim=1)
 
     def forward(self, look: Tensor) -> Judgement:
         """look: what is seen. A place that can't tell (a flat sky says nothing of blur) has little say."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from unires.compose.blur import Fit
 from unires.compose.experts import KEEP, Expert
 from unires.compose.report import LEAK, REACH, SEEN, Judgement, Report
-from unires.compose.spectrum import CELL
+from unires.compose.spectrum import CELL, light
 from unires.compose.weights import Weights
 from unires.degrade.resample import Sliced
 from unires.denoise.deconvolve import EXTENTS
@@ -152,9 +152,9 @@ class Router(nn.Module):
         )
 
     def known(self, judged: Judgement, plane: Tensor) -> tuple[Tensor, dict[str, Hint]]:
-        """All that is known of one photo, from what the report says of it and from its mean log power: for `decide`,
-        and for the experts. Each is told how strong its degradation is, where that is possible at all; blurs are looked
-        at more closely, and the evidence for one tells `decide` whether its expert can be relied on."""
+        """All that is known of one photo, from what the report says of it and from the mean log power of its light: for
+        `decide`, and for the experts. Each is told how strong its degradation is, where that is possible at all; blurs
+        are looked at more closely, and the evidence for one tells `decide` whether its expert can be relied on."""
         sure = judged.presence.sigmoid()
         covered = [k for k, task in enumerate(self.config.tasks) if task in COVERS and float(sure[k]) >= SURE]
         fit = Fit(plane, clean=not covered)
@@ -189,7 +189,8 @@ class Router(nn.Module):
             for left in range(0, width, TILE):
                 y, x = max(0, top - REACH), max(0, left - REACH)
                 part = picture[..., y : min(height, top + TILE + REACH), x : min(width, left + TILE + REACH)]
-                look, power = self.report.see(part.to(self.report.mean))
+                part = part.to(self.report.mean)
+                look, power = self.report.see(part), light(part)
                 down, right = (top - y) // CELL, (left - x) // CELL
                 own = slice(down, down + TILE // CELL), slice(right, right + TILE // CELL)
                 row.append(look[..., *own])
@@ -200,8 +201,8 @@ class Router(nn.Module):
 
     @torch.inference_mode()
     def reading(self, look: Tensor, plane: Tensor) -> Reading:
-        """Of one photo: 1 x SEEN x h x w, and its mean log power. Experts whose weight is nowhere more than LEAST are
-        left out."""
+        """Of one photo: 1 x SEEN x h x w, and the mean log power of its light. Experts whose weight is nowhere more
+        than LEAST are left out."""
         judged = self.report(look).of(0)
         known, told = self.known(judged, plane)
         order = [

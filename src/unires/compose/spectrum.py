@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CELL = 32  # pixels a side of a place
-WINDOW = 64  # pixels a side that are looked at around it
+WINDOW = 64  # pixels a side that are looked at around it,
+FINE = 128  # and where long blurs shall be told apart: their zeros lie close to each other
 RINGS, SECTORS, SECTOR_RINGS, AXIS = 34, 8, 16, 32
 BLOCK = 8
 FEATURES = 3 * RINGS + SECTORS * SECTOR_RINGS + 2 * AXIS + 2 * BLOCK
@@ -46,10 +47,9 @@ def _bins() -> tuple[Tensor, Tensor, Tensor]:
     return mean(ring, RINGS, there), mean(wide, SECTORS * SECTOR_RINGS, there), torch.cat(axes, dim=1)
 
 
-def spectra(pixels: Tensor) -> tuple[Tensor, Tensor]:
+def spectra(pixels: Tensor) -> Tensor:
     """B x 3 x H x W in [0, 1] to B x FEATURES x ceil(H / CELL) x ceil(W / CELL): log mean power in bins of frequency;
-    then the log mean difference of neighbours, by column and by row modulo BLOCK. Second, the log power of luma in
-    every bin: B x h x w x WINDOW x (WINDOW / 2 + 1), whose mean over the picture is what `blur.Fit` takes.
+    then the log mean difference of neighbours, by column and by row modulo BLOCK.
 
     Windows (Hann) are centred on the cells and reach beyond them; power is in squared levels of 255 (white noise of
     sigma s has s^2 in every bin)."""
@@ -65,8 +65,30 @@ def spectra(pixels: Tensor) -> tuple[Tensor, Tensor]:
     rings, sectors, axes = (m.to(x.device) for m in _bins())
     parts = [(power @ rings).permute(0, 1, 4, 2, 3).flatten(1, 2)]
     parts += [(power[:, 0] @ m).permute(0, 3, 1, 2) for m in (sectors, axes)]
-    features = torch.cat((torch.cat(parts, dim=1) + FLOOR, _steps(x[:, 0]), _steps(x[:, 0].mT).mT), dim=1).log()
-    return features, (power[:, 0] + FLOOR).log().unflatten(3, (WINDOW, -1))
+    return torch.cat((torch.cat(parts, dim=1) + FLOOR, _steps(x[:, 0]), _steps(x[:, 0].mT).mT), dim=1).log()
+
+
+def light(pixels: Tensor) -> Tensor:
+    """B x 3 x H x W in [0, 1] to B x h x w x FINE x (FINE / 2 + 1), the log power of light around every place, whose
+    mean over the picture is what `blur.Fit` takes.
+
+    Light, because blurs act in it (it is taken to be the square of the pixels' values): in the values themselves an
+    edge's blur has no zeros. Windows (Hann) lie within the picture, if that has as many pixels."""
+    x = torch.einsum("c,bchw->bhw", torch.tensor(LUMA[0], device=pixels.device), pixels.square() * 255)
+    places = [-(-side // CELL) for side in x.shape[1:]]
+    height, width = (max(FINE, count * CELL) for count in places)
+    x = F.pad(x[:, None], (0, width - x.shape[2], 0, height - x.shape[1]), "replicate")[:, 0]
+    edge = (FINE - CELL) // 2
+    down, across = (
+        (torch.arange(count, device=x.device) * CELL - edge).clamp(0, side - FINE) // (CELL // 2)
+        for count, side in zip(places, (height, width), strict=True)
+    )
+    windows = x.unfold(1, FINE, CELL // 2).unfold(2, FINE, CELL // 2)[:, down][:, :, across]
+    line = torch.hann_window(FINE, device=x.device)
+    hann = line[:, None] * line
+    level = (windows * hann).sum(dim=(-2, -1), keepdim=True) / hann.sum()
+    power = torch.fft.rfft2((windows - level) * hann).abs().square() / hann.square().sum()
+    return (power + FLOOR).log()
 
 
 def _steps(luma: Tensor) -> Tensor:

@@ -115,6 +115,7 @@ class RouterTraining:
     report_from: str = ""  # a folder with a router whose report is learnt further; empty: from the start
     report_rounds: int = 4000  # of `batch` new samples each; its rate falls to zero over them,
     report_minutes: float = 0.0  # or over so long, if that isn't 0
+    report_views: int = 1  # how often each of them is seen, each time turned or mirrored: to draw them takes longest
     batch: int = 64
     samples: int = 1600  # that the experts are run on
     rounds: int = 3000  # of 64 of them each, of each step's weights
@@ -127,8 +128,8 @@ class RouterTraining:
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
             raise UniresError(nearest(self.device, DEVICES, kind="device"))
-        lowest = {"crop": 1, "seen": 1, "asked": 1, "report_rounds": 1, "batch": 1, "samples": 2, "rate": 0}
-        for name, least in lowest.items():
+        counts = ("crop", "seen", "asked", "report_rounds", "report_views", "batch")
+        for name, least in {**dict.fromkeys(counts, 1), "samples": 2, "rate": 0}.items():
             if not getattr(self, name) >= least:
                 raise UniresError(f"The option {name} must be at least {least}, not {getattr(self, name)}.")
 

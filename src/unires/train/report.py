@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,10 +14,12 @@ from torch import Tensor
 from unires.compose.report import Judgement, Report
 from unires.compose.router import HARM_UNIT
 from unires.compose.spectrum import CELL, spectra
+from unires.denoise.number_type import has_bf16
 from unires.train.ahead import ahead
 from unires.train.optim import Muon
 from unires.train.samples import Log, Samples
 
+POOL = 16  # batches that are mixed where each sample is seen more than once
 HELD, HELD_SAMPLES = 10**7, 512  # draws from this number on only tell how well the report generalises; how many
 
 
@@ -38,10 +41,40 @@ def examples(samples: Samples, index: int) -> Examples:
     return Examples(mixture.degraded, *(v.to(samples.device) for v in truth))
 
 
+def turned(batch: Examples, way: int) -> Examples:
+    """The same photos mirrored and turned, in one of eight ways (0: as they are): degraded likewise."""
+    left, down, across = way & 1, way >> 1 & 1, way >> 2
+    angle = -batch.angle if left ^ down else batch.angle
+    angle = (math.pi / 2 - angle if across else angle).remainder(math.pi)
+
+    def turn(x: Tensor) -> Tensor:
+        x = x.flip([d for d, yes in ((-1, left), (-2, down)) if yes])
+        return x.mT.contiguous() if across else x
+
+    return batch._replace(pixels=turn(batch.pixels), where=turn(batch.where), angle=angle)
+
+
+def batches(samples: Samples) -> Iterator[Examples]:
+    """New ones for ever; or, where samples are to be seen more than once, each time in other company and turned."""
+    new = ahead(lambda index: examples(samples, index), 0, samples.device)
+    views = samples.config.report_views
+    if views == 1:
+        yield from new
+    generator = torch.Generator().manual_seed(samples.config.seed)
+    while True:
+        pool = Examples(*(torch.cat(v) for v in zip(*(next(new) for _ in range(POOL)), strict=True)))
+        for _ in range(views):
+            order = torch.randperm(len(pool.angle), generator=generator)
+            for some in order.split(samples.config.batch):
+                way = int(torch.randint(8, (), generator=generator))
+                chosen = (v[some.to(v.device)] for v in pool)
+                yield turned(Examples(*chosen), way)
+
+
 def loss(report: Report, true: Examples) -> Tensor:
     """Presence by cross-entropy; severity and harm by squared error, a motion's direction by its likelihood under a von
     Mises distribution, where they are there."""
-    judged = report(report.see(true.pixels)[0])
+    judged = report(report.see(true.pixels))
     target = (true.severity >= 0).float()
     cross = F.binary_cross_entropy_with_logits
     count = target.sum().clamp(min=1)
@@ -66,7 +99,7 @@ def learn_report(report: Report, samples: Samples, log: Log) -> None:
     test = [examples(samples, HELD + i) for i in range(math.ceil(HELD_SAMPLES / c.batch))]
     if not c.report_from:
         with torch.inference_mode():
-            some = torch.cat([spectra(batch.pixels)[0] for batch in test])
+            some = torch.cat([spectra(batch.pixels) for batch in test])
         deviation = some.std(dim=(0, 2, 3))
         report.mean.copy_(some.mean(dim=(0, 2, 3)))
         # of an empty bin of frequency it is zero: a small one would magnify what half precision takes from the mean
@@ -78,9 +111,10 @@ def learn_report(report: Report, samples: Samples, log: Log) -> None:
         Muon([p for p in parameters if id(p) in hidden], lr=c.rate),
         torch.optim.AdamW([p for p in parameters if id(p) not in hidden], lr=c.rate, weight_decay=1e-2),
     ]
+    fast = device.type == "cuda" or (device.type == "cpu" and has_bf16())
     started = time.monotonic()
     losses: list[Tensor] = []
-    for round_, batch in enumerate(ahead(lambda index: examples(samples, index), 0, device)):
+    for round_, batch in enumerate(batches(samples)):
         seconds = time.monotonic() - started
         spent = seconds / (60 * c.report_minutes) if c.report_minutes else round_ / c.report_rounds
         if round_ % 500 == 0 or spent >= 1:
@@ -94,7 +128,7 @@ def learn_report(report: Report, samples: Samples, log: Log) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = c.rate * min(1.0, (round_ + 1) / 100, 1.3 * (1 - spent))
         report.train()
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             value = loss(report, batch)
         torch.autograd.backward(value)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -110,7 +144,7 @@ def learn_report(report: Report, samples: Samples, log: Log) -> None:
 @torch.inference_mode()
 def score(report: Report, test: list[Examples]) -> str:
     """How well it generalises, in words."""
-    judged = [report(report.see(batch.pixels)[0]) for batch in test]
+    judged = [report(report.see(batch.pixels)) for batch in test]
     said = Judgement(*(torch.cat(v) for v in zip(*judged, strict=True)))
     severity, harm, angle = (torch.cat(v) for v in list(zip(*test, strict=True))[1:4])
     there = severity >= 0

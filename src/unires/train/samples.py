@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unires.compose.report import Judgement, Report
-from unires.compose.spectrum import CELL
+from unires.compose.spectrum import CELL, light
 from unires.degrade import mixtures
 from unires.degrade.recipe import Recipe
 from unires.denoise.interface import Hint
@@ -31,7 +31,7 @@ class Sample:
 
     clean: Tensor  # 3 x H x W, of the centre that experts are asked about
     degraded: Tensor
-    plane: Tensor  # mean log power of the whole crop
+    plane: Tensor  # mean log power of light (`compose.spectrum.light`) of the whole crop
     look: Tensor  # what `Report.see` makes of the whole crop, SEEN x h x w, float16
     judged: Judgement  # what the report says of it
     known: Tensor = field(default_factory=lambda: torch.empty(0))  # as `Router.known` has it
@@ -90,11 +90,11 @@ class Samples:
         started = time.monotonic()
         for index in range(0, count, TOGETHER):
             clean, mixture, _ = self.draw(index, TOGETHER, self.config.seen)
-            look, power = report.see(mixture.degraded)
+            look = report.see(mixture.degraded)
             said = Judgement(*(v.cpu() for v in report(look)))
             judged += [said.of(i) for i in range(TOGETHER)]
             own = (x[..., inner, inner] for x in (clean, mixture.degraded))
-            parts = [*own, power.mean(dim=(1, 2)).cpu(), look.half()]
+            parts = [*own, light(mixture.degraded).mean(dim=(1, 2)).cpu(), look.half()]
             columns = columns or [part.new_empty(count, *part.shape[1:]) for part in parts]
             for column, part in zip(columns, parts, strict=True):
                 column[index : index + TOGETHER] = part[: count - index]
