@@ -87,7 +87,7 @@ def light(pixels: Tensor) -> Tensor:
     line = torch.hann_window(FINE, device=x.device)
     hann = line[:, None] * line
     level = (windows * hann).sum(dim=(-2, -1), keepdim=True) / hann.sum()
-    power = torch.fft.rfft2((windows - level) * hann).abs().square() / hann.square().sum()
+    power: Tensor = torch.fft.rfft2((windows - level) * hann).abs().square() / hann.square().sum()
     return (power + FLOOR).log()
 
 

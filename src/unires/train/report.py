@@ -65,7 +65,7 @@ def batches(samples: Samples) -> Iterator[Examples]:
         pool = Examples(*(torch.cat(v) for v in zip(*(next(new) for _ in range(POOL)), strict=True)))
         for _ in range(views):
             order = torch.randperm(len(pool.angle), generator=generator)
-            for some in order.split(samples.config.batch):
+            for some in torch.split(order, samples.config.batch):
                 way = int(torch.randint(8, (), generator=generator))
                 chosen = (v[some.to(v.device)] for v in pool)
                 yield turned(Examples(*chosen), way)
