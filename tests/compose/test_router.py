@@ -131,10 +131,12 @@ def test_a_shut_gate_costs_no_pass(router: Router, photo: Any) -> None:
     assert str(router.read(photo).weights.first(1)) == "keep=1"  # what runs no network has no gate
 
 
+@pytest.mark.parametrize("large", [100, 1000])
 def test_a_large_photo_is_read_in_tiles(
-    router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch
+    router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch, large: int
 ) -> None:
     part = photo[..., :250, :201]
+    monkeypatch.setattr(module, "LARGE", large)
     whole = stirred(router).read(part)
     monkeypatch.setattr(module, "TILE", 64)
     tiled = router.read(part)

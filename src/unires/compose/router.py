@@ -38,6 +38,7 @@ LIKELY = 0.2  # probability from which a second degradation is reckoned with
 LEAST = 0.25  # an expert that no place gives more weight is not worth its pass: 6.0 passes became 4.4, for 0.01 dB
 HARM_UNIT = 10.0  # dB
 TILE = 1024  # pixels a side that are read at once; a multiple of every cell
+LARGE = 512  # pixels a side from which every other place each way tells enough of the light
 
 
 Plan = tuple[tuple[str, ...], ...]
@@ -183,21 +184,22 @@ class Router(nn.Module):
     def read(self, picture: Sliced) -> Reading:
         """Of a picture of any size, 1 x 3 x H x W, in tiles."""
         _, _, height, width = picture.shape
-        rows, total = [], torch.zeros(())
+        every = 2 if min(height, width) > LARGE else 1
+        rows, total, count = [], torch.zeros(()), 0
         for top in range(0, height, TILE):
             row = []
             for left in range(0, width, TILE):
                 y, x = max(0, top - REACH), max(0, left - REACH)
                 part = picture[..., y : min(height, top + TILE + REACH), x : min(width, left + TILE + REACH)]
                 part = part.to(self.report.mean)
-                look, power = self.report.see(part), light(part)
                 down, right = (top - y) // CELL, (left - x) // CELL
-                own = slice(down, down + TILE // CELL), slice(right, right + TILE // CELL)
-                row.append(look[..., *own])
-                total = total + power[0][own].sum(dim=(0, 1))
+                bottom, end = down + TILE // CELL, right + TILE // CELL
+                row.append(self.report.see(part)[..., down:bottom, right:end])
+                power = light(part, (slice(down, bottom, every), slice(right, end, every)))[0].flatten(0, 1)
+                total, count = total + power.sum(dim=0), count + len(power)
             rows.append(torch.cat(row, dim=3))
         look = torch.cat(rows, dim=2)
-        return self.reading(look, total / look[0, 0].numel())
+        return self.reading(look, total / count)
 
     @torch.inference_mode()
     def reading(self, look: Tensor, plane: Tensor) -> Reading:

@@ -68,9 +68,12 @@ def spectra(pixels: Tensor) -> Tensor:
     return torch.cat((torch.cat(parts, dim=1) + FLOOR, _steps(x[:, 0]), _steps(x[:, 0].mT).mT), dim=1).log()
 
 
-def light(pixels: Tensor) -> Tensor:
-    """B x 3 x H x W in [0, 1] to B x h x w x FINE x (FINE / 2 + 1), the log power of light around every place, whose
-    mean over the picture is what `blur.Fit` takes.
+ALL = slice(None), slice(None)
+
+
+def light(pixels: Tensor, wanted: tuple[slice, slice] = ALL) -> Tensor:
+    """B x 3 x H x W in [0, 1] to B x h x w x FINE x (FINE / 2 + 1), the log power of light around the wanted places
+    (rows and columns of all ceil(H / CELL) x ceil(W / CELL)), whose mean over the picture is what `blur.Fit` takes.
 
     Light, because blurs act in it (it is taken to be the square of the pixels' values): in the values themselves an
     edge's blur has no zeros. Windows (Hann) lie within the picture, if that has as many pixels."""
@@ -80,8 +83,8 @@ def light(pixels: Tensor) -> Tensor:
     x = F.pad(x[:, None], (0, width - x.shape[2], 0, height - x.shape[1]), "replicate")[:, 0]
     edge = (FINE - CELL) // 2
     down, across = (
-        (torch.arange(count, device=x.device) * CELL - edge).clamp(0, side - FINE) // (CELL // 2)
-        for count, side in zip(places, (height, width), strict=True)
+        (torch.arange(count, device=x.device)[some] * CELL - edge).clamp(0, side - FINE) // (CELL // 2)
+        for count, side, some in zip(places, (height, width), wanted, strict=True)
     )
     windows = x.unfold(1, FINE, CELL // 2).unfold(2, FINE, CELL // 2)[:, down][:, :, across]
     line = torch.hann_window(FINE, device=x.device)
