@@ -30,14 +30,6 @@ from unires.train.config import TrainConfig
 from unires.train.loop import Batch, Trainer, read_state
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory, astronaut: Any) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for i in range(3):
-        Image.fromarray(astronaut[100 * i : 100 * i + 120, 150:310]).save(folder / f"{i}.png")
-    return folder
-
-
 @pytest.fixture
 def config(photos: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
