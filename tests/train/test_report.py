@@ -36,6 +36,14 @@ def test_examples_are_numbered(photos: Path) -> None:
     assert torch.equal(first.angle.isnan(), first.severity[:, MOTION] < 0)
 
 
+def test_a_share_of_clean_pictures_is_like_camera_files(photos: Path) -> None:
+    plain, some = (samples(photos, margin=0, camera_share=share).draw(0, 16, 64) for share in (0.0, 0.5))
+    changed = (plain[0] != some[0]).flatten(1).any(dim=1)
+    assert 3 <= changed.sum() <= 13
+    untouched = (some[1].severity < 0).all(dim=1) & changed
+    torch.testing.assert_close(some[1].degraded[untouched], some[0][untouched])
+
+
 @pytest.mark.parametrize("way", range(8))
 def test_what_is_turned_is_degraded_in_the_direction_that_is_told(photo: Any, way: int) -> None:
     none, angle, photo = torch.zeros(1), torch.tensor([0.4]), photo[..., :96, :80]

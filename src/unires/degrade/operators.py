@@ -133,13 +133,14 @@ def smooth_noise(clean: Tensor, noisy: Tensor, brightness: Tensor, colour: Tenso
     was. B x 3 x H x W each; not clipped."""
     noise = noisy - clean
     grey = noise.mean(dim=1, keepdim=True)
-    out = _smoothed(grey, brightness) + _smoothed(noise - grey, colour)
+    out = smoothed(grey, brightness) + smoothed(noise - grey, colour)
     strength, left = (v.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() for v in (noise, out))
     return clean + out * (strength / left.clamp(min=1e-6))
 
 
-def _smoothed(x: Tensor, sigma: Tensor) -> Tensor:
-    """By a Gaussian of a deviation (B, pixels) for each picture, cut at four times the largest; mirrored borders."""
+def smoothed(x: Tensor, sigma: Tensor) -> Tensor:
+    """B x C x H x W, by a Gaussian of a deviation (B, pixels) for each picture, cut at four times the largest; mirrored
+    borders."""
     count, channels, height, width = x.shape
     radius = min(max(1, math.ceil(4 * float(sigma.max()))), height - 1, width - 1)
     if radius < 1:

@@ -15,6 +15,7 @@ from torch import Tensor
 from unires.compose.report import Judgement, Report
 from unires.compose.spectrum import CELL, light
 from unires.degrade import mixtures
+from unires.degrade.camera import camera_file
 from unires.degrade.recipe import Recipe
 from unires.denoise.interface import Hint
 from unires.errors import UniresError
@@ -65,6 +66,9 @@ class Samples:
         host = torch.Generator().manual_seed(seed)
         device = torch.Generator(self.device).manual_seed(seed + 1) if self.device.type != "cpu" else host
         clean = self.photos.crops(self.photos.places(count, crop + 2 * c.margin, host))
+        if c.camera_share > 0:
+            written = (torch.rand(count, generator=host) < c.camera_share).nonzero().flatten()
+            clean[written.to(clean.device)] = camera_file(clean[written.to(clean.device)], host)
         source = clean
         if self.recipe:
             seeds, suffers = torch.randint(2**62, (count,), generator=host), torch.rand(count, generator=host) < 0.5
