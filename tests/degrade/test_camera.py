@@ -24,7 +24,7 @@ def test_it_is_softer_of_eight_bits_and_of_the_same_colours() -> None:
     assert y.shape == x.shape and torch.equal(y * 255, (y * 255).round())
     assert (y.mean(dim=(2, 3)) - x.mean(dim=(2, 3))).abs().max() < 0.02
     steps = [(v[..., 1:] - v[..., :-1]).square().mean(dim=(1, 2, 3)) for v in (y, x)]
-    assert steps[0].median() < steps[1].median() / 2  # most are; what was sharpened most is not
+    assert steps[0].median() < 0.75 * steps[1].median()  # most are; what was sharpened most is not
 
 
 def test_every_picture_is_treated_in_its_own_way_and_the_seed_decides() -> None:
