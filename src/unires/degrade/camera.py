@@ -11,8 +11,8 @@ from torch import Tensor
 from unires.degrade import kernels, operators
 from unires.degrade.isolated import Draw
 
-LENS = (0.2, 0.9)  # pixels, the deviation of what lens, filter and demosaicing do together
-FIELD_SHARE = 0.3  # of pictures, in which what is nearer or farther than the subject is out of focus
+LENS = (0.2, 1.2)  # pixels, the deviation of what lens, filter and demosaicing do together
+FIELD_SHARE = 0.5  # of pictures, in which what is nearer or farther than the subject is out of focus
 FIELD = (1.0, 6.0)  # pixels, the radius it is blurred by
 SMOOTHED = (0.0, 6.0)  # of 255: differences from the surroundings up to which they are taken for noise
 SHARPENED = (0.0, 1.5)  # how much of the difference from the surroundings is added
@@ -23,9 +23,9 @@ def camera_file(x: Tensor, host: torch.Generator) -> Tensor:
     if not len(x):
         return x
     draw = Draw(len(x), host, host)
-    # something is in focus, or it would be a blur to undo; beyond it the blur soon is as large as it gets
+    # half of what is seen is in focus on average; beyond it the blur soon is as large as it gets
     depth = operators.smooth_depth(x[:, :1].cpu(), host).to(x)
-    far = ((depth - draw.uniform(0.4, 0.9).to(x).view(-1, 1, 1, 1)) * 5).clamp(0, 1)
+    far = ((depth - draw.uniform(0.2, 0.8).to(x).view(-1, 1, 1, 1)) * 5).clamp(0, 1)
     far = far * draw.chance(FIELD_SHARE).to(x).view(-1, 1, 1, 1)
     unfocused = operators.blur(x, kernels.disc(draw.log_uniform(*FIELD)).to(x))
     x = x + far * (unfocused - x)
