@@ -22,6 +22,8 @@ from unires.degrade.recipe import Recipe
 from unires.denoise.checkpoint import SHIPPED, load_denoiser
 from unires.denoise.compact import TASKS, CompactConfig, CompactDenoiser, CompactNet
 from unires.errors import OptionError, UniresError
+from unires.photo.tiles import Window, cut
+from unires.restore import restorer as module
 from unires.restore.restorer import Restorer, pick_device
 from unires.sample.sampler import sample
 
@@ -284,7 +286,7 @@ def test_the_functions_stay_functions(tiny_net: Callable[..., Any]) -> None:
 @pytest.fixture
 def routed(tiny: Any) -> Restorer:
     """A router that isn't trained, but whose weights differ from place to place."""
-    torch.manual_seed(3)
+    torch.manual_seed(6)
     steps = ("blind", "denoise", "dejpeg"), ("keep@relay", "denoise@relay")
     router = Router(RouterConfig(isolated.TASKS, (steps,), 16, 8)).eval().requires_grad_(False)
     for weigh in router.weigh:
@@ -322,6 +324,36 @@ def test_the_router_chooses(routed: Restorer, photo: Any) -> None:
     assert routed.report.steps > 2 and routed.report.weights.steps == 1
     used = routed.report.weights.active(0)
     assert all(routed.report.weights.experts[i].condition != "relay" for i in used)
+
+
+def test_after_the_first_steps_the_router_looks_again(
+    routed: Restorer, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert routed.router is not None
+    seen: list[torch.Tensor] = []
+    look_again = routed.router.look_again
+
+    def spy(reading: Any, cleaned: Any) -> Any:
+        seen.append(cut(cleaned, Window(0, 0, *photo.shape[-2:])))
+        return look_again(reading, cleaned)
+
+    monkeypatch.setattr(routed.router, "look_again", spy)
+    routed.pixels(photo)
+    assert routed.report is not None and routed.report.reading is not None
+    first = sample(routed.denoiser, photo, routed.report.weights.first(1), hints=routed.report.reading.told)
+    torch.testing.assert_close(seen[0], first, atol=1e-5, rtol=0)
+    routed.router.second.both[2].bias[:5] = -30.0  # what was thought to be there isn't
+    keeps = routed.pixels(photo)
+    assert not routed.report.reading.found and not routed.read(photo).found and len(seen) == 3
+    torch.testing.assert_close(keeps, first, atol=1e-5, rtol=0)  # and no expert's gate is open
+    monkeypatch.setattr(module, "TILE", 64)  # from which on it lies in a scratch file
+    torch.testing.assert_close(routed.pixels(photo), first, atol=2e-3, rtol=0)
+    done: list[float] = []
+    routed(photo, progress=done.append)
+    assert done == sorted(done) and done[-1] == 1
+    for options in ({"steps": 1}, {"steps": 2}, {"weights": "denoise"}, {"fidelity": 0.5}):
+        routed.pixels(photo, **options)
+    assert len(seen) == 5
 
 
 def test_experts_are_told_what_was_read(routed: Restorer, photo: Any) -> None:

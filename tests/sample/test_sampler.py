@@ -274,6 +274,13 @@ def test_experts_that_see_the_relay_alone_start_afresh(tiny: Any) -> None:
         torch.testing.assert_close(z, z1, atol=1e-4, rtol=0)
 
 
+def test_it_goes_on_from_what_earlier_steps_made(tiny: Any, photo: Any) -> None:
+    w = Weights.parse("keep=0.3,denoise=0.7; keep@relay=0.1,dejpeg@relay=0.6,keep=0.3", tiny.facts.tasks)
+    at_once = sample(tiny, photo, w, steps=2, noise=noise(*photo.shape))
+    first = sample(tiny, photo, w.first(1))
+    torch.testing.assert_close(sample(tiny, photo, w.after(1), relay=first), at_once, atol=1e-5, rtol=0)
+
+
 def test_the_experts_of_a_step_are_asked_once() -> None:
     toy = Toy()
     pixels = torch.rand(2, 3, 4, 4)

@@ -1,17 +1,18 @@
 """The router: from the photo to what is wrong with it, how badly and where, and to the weights W that suit it.
 
-It reads the photo once (`report.py`), however many steps follow. What it sees is local, so that a large photo is read
-in tiles; what decides is a small network on the whole map. It never sees an expert's result, nor they it; the report
-depends on no expert at all, only the weights do."""
+It reads the photo (`report.py`) before any expert runs, and where the first steps clean it, what they left as well
+(`second.py`), before the last step's weights are settled. What it sees is local, so that a large photo is read in
+tiles; what decides is a small network on the whole map. The report depends on no expert at all, only the second look
+and the weights do."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 from unires.compose.blur import Fit
 from unires.compose.experts import KEEP, Expert
 from unires.compose.report import LEAK, REACH, SEEN, Judgement, Report
+from unires.compose.second import SecondLook
 from unires.compose.spectrum import CELL, light
 from unires.compose.weights import Weights
+from unires.degrade.operators import round8
 from unires.degrade.resample import Sliced
 from unires.denoise.deconvolve import EXTENTS
 from unires.denoise.interface import Hint
@@ -60,13 +63,24 @@ class RouterConfig:
         return sum(map(len, self.plans[:plan])) + step
 
 
+class Seen(NamedTuple):
+    """What a second look starts from: what was seen of the photo, 1 x SEEN x h x w; the mean log power of its light;
+    what was said of it; and the weight maps of the steps that clean, experts x h x w each."""
+
+    look: Tensor
+    plane: Tensor
+    judged: Judgement
+    rows: Sequence[Tensor]
+
+
 @dataclass(frozen=True)
 class Reading:
     """What the router says of one photo. `present`: the probability of each task's degradation; `severity`: its
     strength, 0 to 1 of the training range; `harm`: the mean squared error that it would make alone, in dB (pixels from
     0 to 1), all of shape 5; `where`: the local probability, 5 x h x w; `weights`: what it would restore with; `told`:
     what each task's expert is told, where its degradation is possible at all; `others`: the weights of the router's
-    other plans, the longest first."""
+    other plans, the longest first. `cleaning`: after so many of the weights' first steps `Router.look_again` would tell
+    more, from `seen`; 0: no second look is due."""
 
     tasks: tuple[str, ...]
     present: Tensor
@@ -76,6 +90,8 @@ class Reading:
     weights: Weights
     told: Mapping[str, Hint] = field(default_factory=dict)
     others: tuple[Weights, ...] = ()
+    cleaning: int = 0
+    seen: Seen | None = None
 
     def within(self, steps: int) -> Weights:
         """The weights of the longest plan that takes no more than so many steps (or of the shortest's first steps)."""
@@ -147,24 +163,26 @@ class Router(nn.Module):
         self.config = config
         tasks = len(config.tasks)
         self.report = Report(tasks, config.report_width)
+        self.second = SecondLook(self.report)
         known = 3 * tasks + len(EXTENTS) + 1
         self.weigh = nn.ModuleList(
             Weigher(known, config.weigh_width, config.tasks, pool) for plan in config.plans for pool in plan
         )
 
-    def known(self, judged: Judgement, plane: Tensor) -> tuple[Tensor, dict[str, Hint]]:
+    def known(self, judged: Judgement, plane: Tensor | None) -> tuple[Tensor, dict[str, Hint]]:
         """All that is known of one photo, from what the report says of it and from the mean log power of its light: for
         `decide`, and for the experts. Each is told how strong its degradation is, where that is possible at all; blurs
-        are looked at more closely, and the evidence for one tells `decide` whether its expert can be relied on."""
+        are looked at more closely (without a plane they aren't), and the evidence for one tells `decide` whether its
+        expert can be relied on."""
         sure = judged.presence.sigmoid()
         covered = [k for k, task in enumerate(self.config.tasks) if task in COVERS and float(sure[k]) >= SURE]
-        fit = Fit(plane, clean=not covered)
+        fit = None if plane is None else Fit(plane, clean=not covered)
         told: dict[str, Hint] = {}
         evidence = dict.fromkeys(EXTENTS, 0.0)
         for k, task in enumerate(self.config.tasks):
             if float(sure[k]) >= POSSIBLE:
                 told[task] = Hint(float(judged.severity[k].clamp(0, 1)))
-                if task in EXTENTS:
+                if task in EXTENTS and fit is not None:
                     turn = float(judged.turn[0]), float(judged.turn[1])
                     told[task], evidence[task] = fit.hint(task, told[task].severity, turn)
         covers = torch.tensor([task in COVERS for task in self.config.tasks], device=sure.device)
@@ -183,23 +201,26 @@ class Router(nn.Module):
     @torch.inference_mode()
     def read(self, picture: Sliced) -> Reading:
         """Of a picture of any size, 1 x 3 x H x W, in tiles."""
-        _, _, height, width = picture.shape
+        *_, height, width = picture.shape
         every = 2 if min(height, width) > LARGE else 1
-        rows, total, count = [], torch.zeros(()), 0
+        looks, total, count = [], torch.zeros(()), 0
+        for part, rows, columns in self._tiles(picture):
+            looks.append(self.report.see(part)[..., rows, columns])
+            own = slice(rows.start, rows.stop, every), slice(columns.start, columns.stop, every)
+            power = light(part, own)[0].flatten(0, 1)
+            total, count = total + power.sum(dim=0), count + len(power)
+        return self.reading(_together(looks, width), total / count)
+
+    def _tiles(self, picture: Sliced) -> Iterator[tuple[Tensor, slice, slice]]:
+        """Parts of a picture, from left to right and down, each with the rows and columns of it (places) that count."""
+        *_, height, width = picture.shape
         for top in range(0, height, TILE):
-            row = []
             for left in range(0, width, TILE):
                 y, x = max(0, top - REACH), max(0, left - REACH)
                 part = picture[..., y : min(height, top + TILE + REACH), x : min(width, left + TILE + REACH)]
-                part = part.to(self.report.mean)
                 down, right = (top - y) // CELL, (left - x) // CELL
-                bottom, end = down + TILE // CELL, right + TILE // CELL
-                row.append(self.report.see(part)[..., down:bottom, right:end])
-                power = light(part, (slice(down, bottom, every), slice(right, end, every)))[0].flatten(0, 1)
-                total, count = total + power.sum(dim=0), count + len(power)
-            rows.append(torch.cat(row, dim=3))
-        look = torch.cat(rows, dim=2)
-        return self.reading(look, total / count)
+                rows, columns = (slice(first, first + TILE // CELL) for first in (down, right))
+                yield part.to(self.report.mean), rows, columns
 
     @torch.inference_mode()
     def reading(self, look: Tensor, plane: Tensor) -> Reading:
@@ -207,21 +228,63 @@ class Router(nn.Module):
         than LEAST are left out."""
         judged = self.report(look).of(0)
         known, told = self.known(judged, plane)
-        order = [
-            self.weights([self.decide(look, known[None], p, s)[0][0] for s in range(len(plan))], plan)
-            for p, plan in reversed([*enumerate(self.config.plans)])
-        ]
+        plans = self.config.plans
+        rows = [self.rows(look, known, p, len(plan)) for p, plan in enumerate(plans)]
+        order = [self.weights(*both) for both in zip(reversed(rows), reversed(plans), strict=True)]
+        if (lone := self.lone(judged)) is not None:
+            return self._reading(judged, told, [lone, *order])
+        seen = Seen(look, plane, judged, rows[-1][:-1])
+        return self._reading(judged, told, order, self.cleaning(seen.rows), seen)
+
+    @torch.inference_mode()
+    def look_again(self, reading: Reading, cleaned: Sliced) -> Reading:
+        """What is known after the first `reading.cleaning` steps: cleaned, 1 x 3 x H x W in [0, 1], is the photo as
+        they left it. Those steps stay as they were."""
+        assert reading.seen is not None
+        look, plane, before, rows = reading.seen
+        reader = self.second.reader(self.report)
+        looks = [reader.see(round8(part))[..., r, c] for part, r, c in self._tiles(cleaned)]
+        judged = self.settled(before, reader(_together(looks, cleaned.shape[-1])).of(0))
+        known, told = self.known(judged, plane)
+        last = len(self.config.plans) - 1
+        weights, _ = self.decide(look, known[None], last, len(rows))
+        order = [self.weights([*rows, weights[0]], self.config.plans[last]), *reading.others]
+        return self._reading(judged, told, order)
+
+    def settled(self, photo: Judgement, cleaned: Judgement) -> Judgement:
+        """One judgement from those of one photo and of what the first steps left of it."""
+        both = (Judgement(*(v[None] for v in judged)) for judged in (photo, cleaned))
+        return self.second.settle(*both).of(0)
+
+    def rows(self, look: Tensor, known: Tensor, plan: int, steps: int) -> list[Tensor]:
+        """Weight maps of a plan's first steps for one photo, experts x h x w each."""
+        return [self.decide(look, known[None], plan, step)[0][0] for step in range(steps)]
+
+    def cleaning(self, rows: Sequence[Tensor]) -> int:
+        """How many of the last plan's steps before its last, whose maps these are, do something."""
+        if not rows:
+            return 0
+        weights = self.weights(rows, self.config.plans[-1][:-1])
+        return 0 if weights.only_keep else weights.steps
+
+    def lone(self, judged: Judgement) -> Weights | None:
+        """The right expert alone, where only one degradation is likely: nothing to compose."""
         sure = judged.presence.sigmoid()
         reported = {"blind", KEEP, *self.config.tasks}  # of what experts were added for the report knows nothing
         if (int((sure >= LIKELY).sum()) == 1 and float(sure.max()) >= SURE
-                and reported.issuperset(self.config.plans[0][0])):  # nothing to compose  # fmt: skip
-            right = Expert(self.config.tasks[int(sure.argmax())])
-            order.insert(0, Weights((right,), torch.ones(1, 1)))
+                and reported.issuperset(self.config.plans[0][0])):  # fmt: skip
+            return Weights((Expert(self.config.tasks[int(sure.argmax())]),), torch.ones(1, 1))
+        return None
+
+    def _reading(
+        self, judged: Judgement, told: dict[str, Hint], order: Sequence[Weights], cleaning: int = 0,
+        seen: Seen | None = None,
+    ) -> Reading:
         strength = [told[task].severity if task in told else float(judged.severity[k].clamp(0, 1))
-                    for k, task in enumerate(self.config.tasks)]
+                    for k, task in enumerate(self.config.tasks)]  # fmt: skip
         return Reading(
-            self.config.tasks, sure, torch.tensor(strength), judged.harm * HARM_UNIT, judged.where.sigmoid(), order[0],
-            told, tuple(order[1:]),
+            self.config.tasks, judged.presence.sigmoid(), torch.tensor(strength), judged.harm * HARM_UNIT,
+            judged.where.sigmoid(), order[0], told, tuple(order[1:]), cleaning, seen,
         )
 
     def weights(self, rows: Sequence[Tensor], plan: Plan) -> Weights:
@@ -281,3 +344,10 @@ class Router(nn.Module):
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, OptionError) as error:
             raise UniresError(f"The router in {shown(folder)} is damaged.") from error
         return router.eval().requires_grad_(False)
+
+
+def _together(looks: Sequence[Tensor], width: int) -> Tensor:
+    """One map from those of tiles, line by line, of a picture so wide."""
+    across = -(-width // TILE)
+    lines = [torch.cat([*looks[i : i + across]], dim=3) for i in range(0, len(looks), across)]
+    return torch.cat(lines, dim=2)

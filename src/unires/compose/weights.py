@@ -78,6 +78,10 @@ class Weights:
         """Its first `count` steps (fewer where it has fewer)."""
         return Weights(self.experts, self.values[:count])
 
+    def after(self, count: int) -> Weights:
+        """Its steps after the first `count`, of which there are some."""
+        return Weights(self.experts, self.values[count:])
+
     def flat(self) -> Weights:
         """One weight for the whole picture: the mean of each map."""
         return Weights(self.experts, self.values.mean(dim=(2, 3)) if self.values.dim() == 4 else self.values)

@@ -158,7 +158,12 @@ class Restorer:
         if picture.shape[0] != 1:
             raise UniresError("Pictures are read one at a time.")
         self.plan(None, None, None, scale)
-        return self.router.read(_enlarged(picture, scale))
+        picture = _enlarged(picture, scale)
+        reading = self.router.read(picture)
+        if not reading.cleaning:
+            return reading
+        cleaned, _ = self._cleaned(picture, reading, None, _climbing(None))
+        return self.router.look_again(reading, cleaned)
 
     def ceiling(self, image: Any) -> float:
         """PSNR, in dB, of a picture that a latent model's autoencoder alone encodes and decodes. Raises UniresError
@@ -224,37 +229,62 @@ class Restorer:
         chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale)  # refuses before anything is computed
         o.check()
         seed = checked_seed(o.seed)
-        reading = None
+        large, climb = _enlarged(picture, o.scale), _climbing(progress)
+        reading, cleaned, done, tiles, most = None, None, 0, 1, None
         if self.router is not None and not chosen.only_keep:
             if picture.shape[0] > 1:
                 return self._one_by_one(picture, make, options, progress)
-            reading = self.router.read(_enlarged(picture, o.scale))
+            reading = self.router.read(large)
             chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale, reading)
-        picture = _enlarged(picture, o.scale)
-        height, width = picture.shape[-2:]
-        canvas, passes, tiles, most = None, 0, 1, None
-        if not chosen.only_keep:
-            canvas, passes, climb = make(height, width), chosen.passes(count), _climbing(progress)
+            if chosen is reading.weights and o.steps is None and reading.cleaning:
+                done = reading.cleaning
+                cleaned, tiles = self._cleaned(large, reading, o.tile, lambda share: climb(share * done / (done + 1)))
+                reading = self.router.look_again(reading, cleaned)
+                chosen, count = reading.weights, reading.weights.steps
+        height, width = large.shape[-2:]
+        finished = large if chosen.only_keep else cleaned if done == count else None
+        passes = 0 if finished is large and cleaned is None else chosen.passes(count)
+        canvas = None if finished is picture else make(height, width)
+        if finished is not None and canvas is not None:
+            for window in plan_tiles(height, width, TILE, 0):
+                canvas.put(window, cut(finished, window))
+        elif canvas is not None:
             if isinstance(self.denoiser, LatentDenoiser):
-                whole = Window(0, 0, height, width)
+                everything = Window(0, 0, height, width)
                 out, tiles, most = restore_latents(
-                    self.denoiser, cut(picture, whole), chosen, steps=count, seed=seed, solver=o.solver, tile=o.tile,
+                    self.denoiser, cut(large, everything), chosen, steps=count, seed=seed, solver=o.solver, tile=o.tile,
                     detail=o.detail, callback=lambda state: climb((state.step + 1) / state.steps),
                 )
-                canvas.put(whole, out)
+                canvas.put(everything, out)
             else:
                 told = {} if reading is None else reading.told
-                tiles = self._sample(picture, canvas.put, chosen, count, told, seed, o.solver, o.tile, climb)
-        elif o.scale != 1:
-            canvas = make(height, width)
-            for window in plan_tiles(height, width, TILE, 0):
-                canvas.put(window, cut(picture, window))
+                tiles = self._sample(
+                    large, canvas.put, chosen.after(done), count - done, told, seed, o.solver, o.tile,
+                    lambda share: climb((done + share * (count - done)) / count), cleaned,
+                )
         # where nothing is computed, nothing can be off by a last bit
         kind = self.denoiser.facts.number_type
         self.report = Report(chosen, count, o.scale, passes, tiles, self.device, kind, reading, most)
         if progress:
             progress(1.0)
         return canvas
+
+    def _cleaned(
+        self, picture: Sliced, reading: Reading, tile: int | None, progress: Progress
+    ) -> tuple[Sliced, int]:
+        """What the steps before a second look leave of a picture, not clipped (a large one lies in a scratch file), and
+        in how many tiles they did."""
+        *_, height, width = picture.shape
+        weights, steps = reading.weights.first(reading.cleaning), reading.cleaning
+
+        def clean(put: Put) -> int:
+            return self._sample(picture, put, weights, steps, reading.told, 0, "ddim", tile, progress)
+
+        if height * width <= TILE**2:
+            plain = _Plain(torch.empty(tuple(picture.shape)))
+            return plain.values, clean(plain.put)
+        scratch = Scratch(tuple(picture.shape))
+        return scratch, clean(lambda window, pixels: scratch.put(window, pixels.cpu()))
 
     def _one_by_one(
         self, pictures: Sliced, make: Callable[[int, int], C], options: Options, progress: Progress | None
@@ -273,10 +303,11 @@ class Restorer:
 
     def _sample(
         self, picture: Sliced, put: Put, weights: Weights, steps: int, told: Told, seed: int, solver: str,
-        tile: int | None, progress: Progress,
+        tile: int | None, progress: Progress, relay: Sliced | None = None,
     ) -> int:
-        """Hand the result to `put`, in parts; returns how many tiles it took. Where memory runs out, everything is
-        done again with tiles of half the side. Raises UniresError where they are too small for that."""
+        """Hand the result to `put`, in parts; returns how many tiles it took. relay: pixels that earlier steps made, to
+        go on from. Where memory runs out, everything is done again with tiles of half the side. Raises UniresError
+        where they are too small for that."""
         facts = self.denoiser.facts
         count, _, height, width = picture.shape
         if tile is None:
@@ -287,9 +318,9 @@ class Restorer:
             noise = Noise(seed, (count, facts.channels, height, width)) if steps > 1 else None
             try:
                 if len(plan) > 1:
-                    self._in_tiles(picture, put, noise, weights, steps, told, solver, plan, progress)
+                    self._in_tiles(picture, put, noise, weights, steps, told, solver, plan, progress, relay)
                 else:
-                    self._in_one(picture, put, noise, weights, steps, told, solver, plan, progress)
+                    self._in_one(picture, put, noise, weights, steps, told, solver, plan, progress, relay)
                 return len(plan)
             except (MemoryError, RuntimeError) as error:
                 if not ran_out(error):
@@ -304,7 +335,7 @@ class Restorer:
 
     def _in_one(
         self, picture: Sliced, put: Put, noise: Sliced | None, weights: Weights, steps: int, told: Told, solver: str,
-        plan: TilePlan, progress: Progress,
+        plan: TilePlan, progress: Progress, relay: Sliced | None,
     ) -> None:
         whole = Window(0, 0, plan.height, plan.width)
 
@@ -312,13 +343,14 @@ class Restorer:
             progress((state.step + 1) / state.steps)
 
         z = None if noise is None else cut(noise, whole).to(self.device)
+        before = None if relay is None else cut(relay, whole)
         out = sample(self.denoiser, cut(picture, whole), weights, steps=steps, noise=z, hints=told, solver=solver,
-                     callback=after)
+                     callback=after, relay=before)
         put(whole, out)
 
     def _in_tiles(
         self, picture: Sliced, put: Put, noise: Sliced | None, weights: Weights, steps: int, told: Told, solver: str,
-        plan: TilePlan, progress: Progress,
+        plan: TilePlan, progress: Progress, relay: Sliced | None,
     ) -> None:
         """Every step is computed in tiles and blended to a whole before the next: what a tile gets wrong near its
         border can't grow from step to step. Between steps z and x_hat lie in scratch files."""
@@ -328,13 +360,13 @@ class Restorer:
                    for _ in range(2 if steps > 1 else 0)]
         done = 0
         for step in range(steps):
-            z, relay = (noise, None) if step == 0 else (scratch[0], scratch[1])
+            z, last = (noise, None) if step == 0 else (scratch[0], scratch[1])
 
-            def settle(window: Window, x: Tensor, step: int = step, z: Any = z, relay: Sliced | None = relay) -> None:
+            def settle(window: Window, x: Tensor, step: int = step, z: Any = z, last: Sliced | None = last) -> None:
                 if step + 1 == steps:
                     put(window, self.denoiser.decode(x))
                     return
-                before = None if relay is None else cut(relay, window)
+                before = None if last is None else cut(last, window)
                 after = SOLVERS[solver](cut(z, window), x, before, ts, step)
                 for place, values in zip(scratch, (after, x), strict=True):
                     place.put(window, values)
@@ -345,7 +377,9 @@ class Restorer:
                 here = weights if maps is None else Weights(weights.experts, cut(maps, window))
                 lq = conditions("lq", None)
                 part = torch.zeros_like(lq) if z is None else cut(z, window).to(lq)
-                known = None if relay is None else cut(relay, window).to(lq)
+                known = None if last is None else cut(last, window).to(lq)
+                if step == 0 and relay is not None:
+                    known = self.denoiser.encode(cut(relay, window))
                 out = composed_estimate(self.denoiser, conditions, here, part, ts[step], step, known, told)
                 blender.add(window, out.cpu())
                 done += 1

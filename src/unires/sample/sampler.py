@@ -107,10 +107,12 @@ def multistep(z: Tensor, x: Tensor, before: Tensor | None, ts: Sequence[float], 
 
 
 def solve(
-    solver: Solver, estimate: Estimate, z: Tensor, ts: Sequence[float], callback: Callback | None = None
+    solver: Solver, estimate: Estimate, z: Tensor, ts: Sequence[float], callback: Callback | None = None,
+    relay: Tensor | None = None,
 ) -> Tensor:
-    """From z at time ts[0] to the estimate at the time before the last, which is the result."""
-    x: Tensor | None = None
+    """From z at time ts[0] to the estimate at the time before the last, which is the result. relay: what the first
+    step's experts that see the estimate before are shown."""
+    x = relay
     for i, (t, s) in enumerate(pairwise(ts)):
         before, x = x, estimate(z, t, i, x)
         if callback:
@@ -151,10 +153,12 @@ def sample(
     hints: Mapping[str, Hint] | None = None,
     solver: str = "ddim",
     callback: Callback | None = None,
+    relay: Tensor | None = None,
 ) -> Tensor:
     """Restore pixels (B x 3 x H x W in [0, 1]) with the experts weighted by `weights`; returns the same shape,
     not clipped. noise: z_1, unit Gaussian samples; with one step it is not looked at and may be None.
-    hints: as `composed_estimate` takes them. Raises OptionError for an unknown solver."""
+    hints: as `composed_estimate` takes them. relay: pixels that earlier steps made, to go on from. Raises OptionError
+    for an unknown solver."""
     check_solver(solver)
     conditions = Conditions(denoiser, pixels)
     if noise is None:
@@ -163,4 +167,5 @@ def sample(
     def estimate(z: Tensor, t: float, step: int, relay: Tensor | None) -> Tensor:
         return composed_estimate(denoiser, conditions, weights, z, t, step, relay, hints)
 
-    return denoiser.decode(solve(SOLVERS[solver], estimate, noise, times(steps), callback))
+    before = None if relay is None else denoiser.encode(relay)
+    return denoiser.decode(solve(SOLVERS[solver], estimate, noise, times(steps), callback, before))

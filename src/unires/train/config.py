@@ -103,7 +103,7 @@ class RouterTraining:
     clean: tuple[str, ...] = ()
     model: str = ""
     run: str = "runs/router"
-    start_from: str = ""  # a folder with a router: its report is kept, only the weights, which go with experts, are new
+    start_from: str = ""  # a folder with a router: its report is kept, only what goes with experts is new
     add: str = ""  # an expert that was added to `model`: that router is kept whole, and only the expert's column is new
     degradation: str = ""  # what that expert is for (`unires.degrade.recipe`); half of the samples suffer it first
     crop: int = 256  # that the report is learnt from
@@ -117,9 +117,11 @@ class RouterTraining:
     report_rounds: int = 4000  # of `batch` new samples each; its rate falls to zero over them,
     report_minutes: float = 0.0  # or over so long, if that isn't 0
     report_views: int = 1  # how often each of them is seen, each time turned or mirrored: to draw them takes longest
+    second_samples: int = 0  # that the second look is learnt from; 0: it stays as it is in `start_from`
+    second_views: int = 8  # how often each of them is seen, turned or mirrored
     batch: int = 64
     samples: int = 1600  # that the experts are run on
-    rounds: int = 3000  # of 64 of them each, of each step's weights
+    rounds: int = 3000  # of 64 of them each, of each step's weights; 0: they stay as they are in `start_from`
     rate: float = 2e-3
     charge: float = 0.015  # what a network pass costs, in units of the log error: 0.065 dB
     seed: int = 0

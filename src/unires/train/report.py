@@ -71,26 +71,29 @@ def batches(samples: Samples) -> Iterator[Examples]:
                 yield turned(Examples(*chosen), way)
 
 
-def loss(report: Report, true: Examples) -> Tensor:
+def misfit(judged: Judgement, severity: Tensor, harm: Tensor, angle: Tensor) -> Tensor:
     """Presence by cross-entropy; severity and harm by squared error, a motion's direction by its likelihood under a von
     Mises distribution, where they are there."""
-    judged = report(report.see(true.pixels))
-    target = (true.severity >= 0).float()
-    cross = F.binary_cross_entropy_with_logits
+    target = (severity >= 0).float()
     count = target.sum().clamp(min=1)
-    everywhere = target[:, :, None, None] * true.where
-    strength = ((judged.severity - true.severity).square() * target).sum() / count
-    change = ((judged.harm - true.harm / HARM_UNIT).square() * target).sum() / count
-    moves = ~true.angle.isnan()
-    turn, angle = judged.turn[moves], 2 * true.angle[moves]
+    strength = ((judged.severity - severity).square() * target).sum() / count
+    change = ((judged.harm - harm / HARM_UNIT).square() * target).sum() / count
+    moves = ~angle.isnan()
+    turn, twice = judged.turn[moves], 2 * angle[moves]
     sure = turn.norm(dim=1)
-    along = turn[:, 0] * angle.cos() + turn[:, 1] * angle.sin()
+    along = turn[:, 0] * twice.cos() + turn[:, 1] * twice.sin()
     direction = (torch.special.i0e(sure).log() + sure - along).sum() / moves.sum().clamp(min=1)
-    total: Tensor = (
-        cross(judged.presence, target) + 0.2 * cross(judged.where, everywhere)
-        + 30 * strength + 0.5 * change + 0.1 * direction
-    )  # fmt: skip
+    presence = F.binary_cross_entropy_with_logits(judged.presence, target)
+    total: Tensor = presence + 30 * strength + 0.5 * change + 0.1 * direction
     return total
+
+
+def loss(report: Report, true: Examples) -> Tensor:
+    """The whole photo's, and presence place by place."""
+    judged = report(report.see(true.pixels))
+    everywhere = (true.severity >= 0).float()[:, :, None, None] * true.where
+    places = F.binary_cross_entropy_with_logits(judged.where, everywhere)
+    return misfit(judged, true.severity, true.harm, true.angle) + 0.2 * places
 
 
 def learn_report(report: Report, samples: Samples, log: Log) -> None:

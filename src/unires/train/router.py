@@ -23,15 +23,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unires.compose.experts import KEEP, Expert
+from unires.compose.report import Judgement
 from unires.compose.router import LEAST, Router, RouterConfig
 from unires.compose.spectrum import CELL
 from unires.degrade.isolated import TASKS
+from unires.degrade.operators import round8
 from unires.denoise.checkpoint import load_denoiser
 from unires.denoise.interface import Denoiser
 from unires.errors import UniresError, shown
 from unires.train.config import RouterTraining
 from unires.train.report import learn_report
 from unires.train.samples import TOGETHER, Log, Sample, Samples
+from unires.train.second import learn_second_look
 
 ALL = ("blind", *TASKS, KEEP)
 THEN = ("keep@relay", *(f"{task}@relay" for task in TASKS), KEEP)
@@ -59,6 +62,10 @@ class RouterTrainer:
             if known is None or known.config.report_width != self.router.config.report_width:
                 raise UniresError(f"There is no router of this shape in {shown(source)}.")
             self.router.report.load_state_dict(known.report.state_dict())
+            if config.start_from:
+                self.router.second.load_state_dict(known.second.state_dict())
+                if not config.rounds:
+                    self.router.weigh.load_state_dict(known.weigh.state_dict())
         self.samples = Samples(config, log)
         self.inner = (..., *(slice(config.rim, config.asked - config.rim),) * 2)  # where errors are measured
 
@@ -72,16 +79,24 @@ class RouterTrainer:
         return known.with_expert(c.add).to(self.device)
 
     def run(self) -> None:
-        if not self.config.start_from:
+        c = self.config
+        if not c.start_from:
             learn_report(self.router.report, self.samples, log=self.log)
             self.save()
-        samples = self.samples.open(self.config.samples, self.router.report)
+        samples = self.samples.open(c.samples, self.router.report) if c.rounds else []
         self.settle(samples)
-        for plan, steps in enumerate(self.router.config.plans):
+        plans = self.router.config.plans
+        for plan, steps in enumerate(plans):
             for step in range(len(steps)):
-                self.ask(samples, plan, step)
-                self.learn_weights(samples, plan, step)
-                self.save()
+                if plan + 1 == len(plans) and 0 < step == len(steps) - 1:
+                    if c.second_samples and not c.add:
+                        learn_second_look(self.router, self.denoiser, self.samples, self.log)
+                        self.save()
+                    self.look_again(samples)
+                if c.rounds:
+                    self.ask(samples, plan, step)
+                    self.learn_weights(samples, plan, step)
+                    self.save()
 
     def save(self) -> None:
         folder = Path(self.config.run)
@@ -97,6 +112,21 @@ class RouterTrainer:
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(one, samples))
+
+    @torch.inference_mode()
+    def look_again(self, samples: list[Sample]) -> None:
+        """What is known of each sample when the first steps have cleaned it. Of these only the centre was cleaned, and
+        less is seen of them than of a photo."""
+        plan = len(self.router.config.plans) - 1
+        last = len(self.router.config.plans[plan]) - 1
+        reader = self.router.second.reader(self.router.report)
+        for s in samples:
+            rows = self.router.rows(s.look[None].float(), s.known.to(self.device), plan, last)
+            if self.router.cleaning(rows) and self.router.lone(s.judged) is None:
+                said = reader(reader.see(round8(self._estimate([s], plan, last - 1)))).of(0)
+                before = Judgement(*(v.to(self.device) for v in s.judged))
+                s.judged = Judgement(*(v.cpu() for v in self.router.settled(before, said)))
+        self.settle(samples)
 
     # -- the experts' answers -------------------------------------------------------------------------------
 
