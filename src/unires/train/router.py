@@ -7,8 +7,9 @@ step by step: the second step's experts see (as relay) what the trained first st
 
 What is best after one step is not what a second step makes the most of: that deblurs a photo well which was denoised
 first, and not one that was half deblurred; nor one in which half of the noise and half of JPEG's blocks are left. So
-noise is taken out first, then what JPEG did, each by its own expert alone, before the others work on what is left. A
-plan of one step, with all experts, is there for who wants no more."""
+noise is taken out first, then what JPEG did, each by its own expert alone, before the others work on what is left. What
+that is a second look tells (`train/second.py`), which is learnt before the last step's weights are. A plan of one step,
+with all experts, is there for who wants no more."""
 
 from __future__ import annotations
 
