@@ -118,6 +118,7 @@ def test_crops_that_the_network_cannot_take(changes: list[str], said: str) -> No
 @pytest.mark.parametrize(("change", "said"), [
     ('device="gpu"', "Unknown device"), ("samples=1", "samples must be at least 2"), ("rate=-1", "rate"),
     ("crop=0", "crop"), ("sample=2", "did you mean 'samples'"),
+    ("rounds=0", "start_from"), ("second_views=0", "second_views"),
 ])  # fmt: skip
 def test_what_a_router_is_not_trained_with(change: str, said: str) -> None:
     with pytest.raises(UniresError, match=said):

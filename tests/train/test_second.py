@@ -57,7 +57,7 @@ def test_every_parameter_of_it_counts(photo: Any) -> None:
     for parameter in look.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     changed = {f"report.{name}": value for name, value in look.changed(report).items()}
-    seen = functional_call(second.Reading(report), changed, (photo,))
+    seen = functional_call(second.AtOnce(report), changed, (photo,))
     torch.autograd.backward(sum(v.square().sum() for v in look.settle(report(report.see(photo)), seen)[:-1]))
     assert all(p.grad is not None and bool(p.grad.any()) for p in look.parameters())
     assert all(p.grad is None for p in report.parameters())

@@ -131,10 +131,13 @@ class RouterTraining:
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
             raise UniresError(nearest(self.device, DEVICES, kind="device"))
-        counts = ("crop", "seen", "asked", "report_rounds", "report_views", "batch")
-        for name, least in {**dict.fromkeys(counts, 1), "samples": 2, "rate": 0}.items():
+        ones = ("crop", "seen", "asked", "report_rounds", "report_views", "second_views", "batch")
+        zeros = ("second_samples", "rounds", "rate")
+        for name, least in {**dict.fromkeys(ones, 1), "samples": 2, **dict.fromkeys(zeros, 0)}.items():
             if not getattr(self, name) >= least:
                 raise UniresError(f"The option {name} must be at least {least}, not {getattr(self, name)}.")
+        if not self.rounds and not self.start_from:
+            raise UniresError("Without rounds a router's weights are those of `start_from`, which is missing.")
 
     @classmethod
     def read(cls, path: Path, changes: Sequence[str] = ()) -> RouterTraining:

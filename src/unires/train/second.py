@@ -37,8 +37,8 @@ class Cleaned(NamedTuple):
         return Cleaned(Examples(*(v[which] for v in self.now)), Judgement(*(v[which] for v in self.before)))
 
 
-class Reading(nn.Module):
-    """A report that is asked at once; for `functional_call`."""
+class AtOnce(nn.Module):
+    """A report that sees and judges in one call, as `functional_call` needs it."""
 
     def __init__(self, report: Report) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def learn_second_look(router: Router, denoiser: Denoiser, samples: Samples, log:
 
 def learn(router: Router, known: Cleaned, test: Cleaned, c: RouterTraining, log: Log) -> None:
     """From these examples."""
-    second, reading = router.second, Reading(router.report)
+    second, at_once = router.second, AtOnce(router.report)
     if not bool(second.share.any()):
         second.share.data.fill_(0.5)
     parameters = [p.requires_grad_() for p in second.parameters()]
@@ -133,7 +133,7 @@ def learn(router: Router, known: Cleaned, test: Cleaned, c: RouterTraining, log:
         changed = {f"report.{name}": value for name, value in second.changed(router.report).items()}
         router.report.train()  # drops some of what is seen
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-            seen = functional_call(reading, changed, (batch.now.pixels,))
+            seen = functional_call(at_once, changed, (batch.now.pixels,))
         router.report.eval()
         said = Judgement(*(v.float() for v in seen))
         value = misfit(second.settle(batch.before, said), batch.now.severity, batch.now.harm, batch.now.angle)
