@@ -17,7 +17,8 @@ from unires.errors import UniresError
 
 if TYPE_CHECKING:
     from unires.compose.weights import Weights
-    from unires.restore.restorer import Progress, Restorer
+    from unires.restore.restorer import Restorer
+    from unires.restore.tiled import Progress
 
 __version__ = "0.1.0"
 __all__ = ["Restorer", "UniresError", "Weights", "degrade", "restore"]

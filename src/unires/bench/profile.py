@@ -68,7 +68,7 @@ def clock(python: float, torch: float) -> dict[str, float]:
     timed(number_type, "choose", "self-test of number types")
     timed(restorer, "load_denoiser", "load the model", "self-test of number types")
     timed(restorer.Router, "read", "see what is wrong")
-    timed(restorer.Restorer, "_sample", "network")
+    timed(restorer.Sampling, "__call__", "network")
     return spent
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unires.compose import presets
@@ -19,19 +18,17 @@ from unires.degrade.recipe import checked_seed
 from unires.degrade.resample import Sliced
 from unires.denoise.checkpoint import SHIPPED, load_denoiser
 from unires.denoise.ensemble import Ensembled
-from unires.denoise.interface import Denoiser, Hint
+from unires.denoise.interface import Denoiser
 from unires.denoise.latent import LatentDenoiser
 from unires.errors import OptionError, UniresError
-from unires.photo.tiles import Blender, TilePlan, Window, cut, plan_tiles
+from unires.photo.tiles import Window, cut, plan_tiles
 from unires.restore.latents import ceiling, restore_latents
-from unires.restore.lazy import Noise, Resized, Scratch, WindowConditions
-from unires.restore.memory import TILE, ran_out, tile_for
+from unires.restore.lazy import Resized, Scratch
+from unires.restore.memory import TILE
 from unires.restore.pictures import open_picture
-from unires.sample.sampler import SOLVERS, State, check_solver, composed_estimate, sample, times
+from unires.restore.tiled import Progress, Sampling
+from unires.sample.sampler import check_solver
 
-Progress = Callable[[float], None]  # called with the share that is done, 0 to 1
-Put = Callable[[Window, Tensor], object]  # takes a part of the result
-Told = Mapping[str, Hint]  # what a task's experts are told
 LARGEST_SCALE = 4.0
 MOST_STEPS = 50
 
@@ -258,10 +255,9 @@ class Restorer:
                 canvas.put(everything, out)
             else:
                 told = {} if reading is None else reading.told
-                tiles = self._sample(
-                    large, canvas.put, chosen.after(done), count - done, told, seed, o.solver, o.tile,
-                    lambda share: climb((done + share * (count - done)) / count), cleaned,
-                )
+                rest, left = chosen.after(done), count - done
+                finish = Sampling(self.denoiser, self.device, rest, left, told, seed, o.solver, o.tile)
+                tiles = finish(large, canvas.put, lambda share: climb((done + share * left) / count), cleaned)
         # where nothing is computed, nothing can be off by a last bit
         kind = self.denoiser.facts.number_type
         self.report = Report(chosen, count, o.scale, passes, tiles, self.device, kind, reading, most)
@@ -275,16 +271,13 @@ class Restorer:
         """What the steps before a second look leave of a picture, not clipped (a large one lies in a scratch file), and
         in how many tiles they did."""
         *_, height, width = picture.shape
-        weights, steps = reading.weights.first(reading.cleaning), reading.cleaning
-
-        def clean(put: Put) -> int:
-            return self._sample(picture, put, weights, steps, reading.told, 0, "ddim", tile, progress)
-
+        steps = reading.cleaning
+        clean = Sampling(self.denoiser, self.device, reading.weights.first(steps), steps, reading.told, tile=tile)
         if height * width <= TILE**2:
             plain = _Plain(torch.empty(tuple(picture.shape)))
-            return plain.values, clean(plain.put)
+            return plain.values, clean(picture, plain.put, progress)
         scratch = Scratch(tuple(picture.shape))
-        return scratch, clean(lambda window, pixels: scratch.put(window, pixels.cpu()))
+        return scratch, clean(picture, lambda window, pixels: scratch.put(window, pixels.cpu()), progress)
 
     def _one_by_one(
         self, pictures: Sliced, make: Callable[[int, int], C], options: Options, progress: Progress | None
@@ -301,104 +294,10 @@ class Restorer:
         canvas.put(Window(0, 0, together.shape[-2], together.shape[-1]), together)
         return canvas
 
-    def _sample(
-        self, picture: Sliced, put: Put, weights: Weights, steps: int, told: Told, seed: int, solver: str,
-        tile: int | None, progress: Progress, relay: Sliced | None = None,
-    ) -> int:
-        """Hand the result to `put`, in parts; returns how many tiles it took. relay: pixels that earlier steps made, to
-        go on from. Where memory runs out, everything is done again with tiles of half the side. Raises UniresError
-        where they are too small for that."""
-        facts = self.denoiser.facts
-        count, _, height, width = picture.shape
-        if tile is None:
-            tile = tile_for(count * facts.memory, self.device)  # of such tiles one expert after the other is run
-        while True:
-            plan = plan_tiles(height, width, max(tile, 4 * facts.reach), 3 * facts.reach, margin=facts.reach,
-                              multiple=facts.multiple)
-            noise = Noise(seed, (count, facts.channels, height, width)) if steps > 1 else None
-            try:
-                if len(plan) > 1:
-                    self._in_tiles(picture, put, noise, weights, steps, told, solver, plan, progress, relay)
-                else:
-                    self._in_one(picture, put, noise, weights, steps, told, solver, plan, progress, relay)
-                return len(plan)
-            except (MemoryError, RuntimeError) as error:
-                if not ran_out(error):
-                    raise
-            # the error is gone here, and with it what the failed attempt held
-            side = max(plan.rows.tile, plan.columns.tile)
-            tile = side // 2
-            if max(tile, 4 * facts.reach) >= side:
-                raise UniresError(f"There is not enough memory to restore {width} x {height} pixels.")
-            if self.device == "cuda":
-                torch.cuda.empty_cache()
-
-    def _in_one(
-        self, picture: Sliced, put: Put, noise: Sliced | None, weights: Weights, steps: int, told: Told, solver: str,
-        plan: TilePlan, progress: Progress, relay: Sliced | None,
-    ) -> None:
-        whole = Window(0, 0, plan.height, plan.width)
-
-        def after(state: State) -> None:
-            progress((state.step + 1) / state.steps)
-
-        z = None if noise is None else cut(noise, whole).to(self.device)
-        before = None if relay is None else cut(relay, whole)
-        out = sample(self.denoiser, cut(picture, whole), weights, steps=steps, noise=z, hints=told, solver=solver,
-                     callback=after, relay=before)
-        put(whole, out)
-
-    def _in_tiles(
-        self, picture: Sliced, put: Put, noise: Sliced | None, weights: Weights, steps: int, told: Told, solver: str,
-        plan: TilePlan, progress: Progress, relay: Sliced | None,
-    ) -> None:
-        """Every step is computed in tiles and blended to a whole before the next: what a tile gets wrong near its
-        border can't grow from step to step. Between steps z and x_hat lie in scratch files."""
-        ts = times(steps)
-        maps = _maps(weights, plan.height, plan.width)
-        scratch = [Scratch((picture.shape[0], self.denoiser.facts.channels, plan.height, plan.width))
-                   for _ in range(2 if steps > 1 else 0)]
-        done = 0
-        for step in range(steps):
-            z, last = (noise, None) if step == 0 else (scratch[0], scratch[1])
-
-            def settle(window: Window, x: Tensor, step: int = step, z: Any = z, last: Sliced | None = last) -> None:
-                if step + 1 == steps:
-                    put(window, self.denoiser.decode(x))
-                    return
-                before = None if last is None else cut(last, window)
-                after = SOLVERS[solver](cut(z, window), x, before, ts, step)
-                for place, values in zip(scratch, (after, x), strict=True):
-                    place.put(window, values)
-
-            blender = Blender(plan, settle)
-            for window in plan:
-                conditions = WindowConditions(self.denoiser, picture, window)
-                here = weights if maps is None else Weights(weights.experts, cut(maps, window))
-                lq = conditions("lq", None)
-                part = torch.zeros_like(lq) if z is None else cut(z, window).to(lq)
-                known = None if last is None else cut(last, window).to(lq)
-                if step == 0 and relay is not None:
-                    known = self.denoiser.encode(cut(relay, window))
-                out = composed_estimate(self.denoiser, conditions, here, part, ts[step], step, known, told)
-                blender.add(window, out.cpu())
-                done += 1
-                progress(done / (len(plan) * steps))
-
 
 def _enlarged(picture: Sliced, scale: float) -> Sliced:
     height, width = (math.floor(side * scale + 0.5) for side in picture.shape[-2:])
     return picture if scale == 1 else Resized(picture, (height, width), "bicubic")
-
-
-def _maps(weights: Weights, height: int, width: int) -> Sliced | None:
-    """Weight maps of the picture's size: enlarged only where they are looked at."""
-    values = weights.values
-    if values.dim() != 4:
-        return None
-    if values.shape[-2] <= height and values.shape[-1] <= width:
-        return Resized(values, (height, width), "bilinear", clip=False)
-    return F.interpolate(values, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def _climbing(progress: Progress | None) -> Progress:
