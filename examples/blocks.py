@@ -42,7 +42,7 @@ class NAFBlock(nn.Module):
     """Chen et al. 2022 (NAFNet), figure 3c: depthwise convolution, gates in place of activations, channel attention.
     The modulation follows the first norm."""
 
-    def __init__(self, width: int, wide: bool) -> None:
+    def __init__(self, width: int, inside: int, wide: bool) -> None:
         super().__init__()
         self.first, self.second = Norm(width), Norm(width)
         self.spread = nn.Conv2d(width, 2 * width, 1)
@@ -64,7 +64,7 @@ class NAFBlock(nn.Module):
 class NextBlock(nn.Module):
     """Liu et al. 2022 (ConvNeXt), figure 4: 7x7 depthwise convolution, norm, two pointwise layers."""
 
-    def __init__(self, width: int, wide: bool) -> None:
+    def __init__(self, width: int, inside: int, wide: bool) -> None:
         super().__init__()
         self.depthwise, self.norm = nn.Conv2d(width, width, 7, padding=3, groups=width), Norm(width)
         self.inner, self.outer = nn.Conv2d(width, 4 * width, 1), nn.Conv2d(4 * width, width, 1)
@@ -84,8 +84,8 @@ class AttentionBlock(PlainBlock):
 
     lowest = CompactConfig().widths[-1]
 
-    def __init__(self, width: int, wide: bool) -> None:
-        super().__init__(width, wide)
+    def __init__(self, width: int, inside: int, wide: bool) -> None:
+        super().__init__(width, inside, wide)
         self.attention = nn.MultiheadAttention(width, 5, batch_first=True) if width == self.lowest else None
         self.norm = Norm(width)
 

@@ -43,10 +43,12 @@ def _tiny_net(seed: int = 0, **changes: Any) -> Any:
 
     torch.manual_seed(seed)
     net = CompactNet(CompactConfig(**({"widths": (8, 8), "down": (1, 1), "up": (1,)} | changes)))
-    for p in (*net.leave.parameters(), *net.leave_gates.parameters(), *net.modulate.parameters()):
+    own = [p for s in net.surfaces()[1:] for p in (*s.leave.parameters(), *s.leave_gates.parameters())]
+    for p in (*net.leave.parameters(), *net.leave_gates.parameters(), *net.modulate.parameters(), *own):
         torch.nn.init.normal_(p, std=0.5 if p.dim() == 4 else 0.1)
-    for p in net.leave_gates.parameters():
-        p.data /= GATE_UNIT
+    for surface in net.surfaces():
+        for p in surface.leave_gates.parameters():
+            p.data /= GATE_UNIT
     return net
 
 

@@ -75,7 +75,7 @@ def test_the_residual_is_scaled_by_the_total_precision(tiny_net: Any) -> None:
     p_z = (alpha / sigma) ** 2
     d = net.classical(c, task, severity, seen, torch.zeros(1))
     assert d is not None
-    f, g = net.residual(alpha * z, c, d, net.modulation(t, task, severity, seen))
+    f, g = net.residual(alpha * z, c, d, net.modulation(t, task, severity, seen), task)
     expected = (alpha / sigma**2 * z + p_c * c) / (p_z + p_c) + f / (p_z + p_c).sqrt()
     expected = expected + g[:, :1] * d[:, :3] + g[:, 1:] * d[:, 3:]
     torch.testing.assert_close(net(z, t, c, task, severity, seen, torch.zeros(1)), expected)
@@ -90,8 +90,8 @@ def test_what_is_zero_is_left_out_and_changes_nothing(tiny_net: Any) -> None:
     m = net.modulation(torch.ones_like(t), task, severity, seen)
     assert d is not None
     for known in (d, torch.zeros_like(d)):
-        whole, _ = net.residual(torch.zeros_like(z), c, known, m)
-        torch.testing.assert_close(net.residual(None, c, known if known.any() else None, m)[0], whole)
+        whole, _ = net.residual(torch.zeros_like(z), c, known, m, task)
+        torch.testing.assert_close(net.residual(None, c, known if known.any() else None, m, task)[0], whole)
 
 
 def test_at_t_1_nothing_depends_on_the_sample(tiny: Any) -> None:
@@ -158,6 +158,60 @@ def test_an_unknown_task_is_refused_with_the_nearest(tiny: Any) -> None:
         tiny.predict(noise(1, 3, 8, 8), 1.0, None, ["denois"])
     with pytest.raises(OptionError, match="`up`"):
         CompactConfig(widths=(8, 8), down=(1,), up=(1,))
+
+
+# -- surfaces and inner widths ----------------------------------------------------------------------------------------
+
+
+def test_a_surface_of_its_own_starts_as_the_shared_one(tiny_net: Any) -> None:
+    net, shared = tiny_net(own=("denoise",)), tiny_net()
+    for surface in net.own.values():
+        surface.load_state_dict(torch.nn.ModuleDict(net.surfaces()[0]._asdict()).state_dict())
+    everything = (*inputs(12), torch.zeros(1))
+    torch.testing.assert_close(net(*everything), shared(*everything))
+
+
+def test_only_its_task_goes_through_a_surface_of_its_own(tiny_net: Any) -> None:
+    """And in a batch of many tasks each sample comes out as it does alone."""
+    net = tiny_net(own=("denoise", "super-resolution"))
+    everything = (*inputs(12), torch.zeros(12))
+    before = net(*everything)
+    for row in range(12):
+        alone = net(*(v[row : row + 1] for v in everything))
+        torch.testing.assert_close(before[row : row + 1], alone, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        for p in net.own["denoise"].parameters():
+            p += 0.1
+    changed = (net(*everything) != before).flatten(1).any(dim=1)
+    assert changed.tolist() == [TASKS[task] == "denoise" for task in everything[3]]
+
+
+def test_gradients_reach_the_surface_that_was_used(tiny_net: Any) -> None:
+    net = tiny_net(own=("denoise", "dejpeg"))
+    z, t, c, _, severity, seen = inputs(4)
+    task = torch.tensor([TASKS.index("denoise"), 0, 1, 2])
+    net(z, t, c, task, severity, seen, torch.zeros(4)).square().sum().backward()
+    assert all(p.grad is None for p in net.own["dejpeg"].parameters())
+    for name in ("enter.weight", "down.0.a.weight", "reduce.weight", "enlarge.weight", "up.0.b.weight", "leave.bias"):
+        assert net.own["denoise"].get_parameter(name).grad.any(), name
+    assert net.enter.weight.grad.any()
+
+
+def test_blocks_are_as_wide_inside_as_the_configuration_says() -> None:
+    net = CompactNet(CompactConfig(widths=(8, 8), down=(1, 2), up=(1,), inside=(8, 5), wide_from=1))
+    assert net.down[1][1].a.weight.shape == (5, 8, 3, 3) and net.down[1][1].wide.weight.shape == (5, 1, 7, 7)
+    assert net.modulate.out_features == 2 * (8 + 5 + 5 + 8)
+    assert net(*inputs(2), torch.zeros(1)).shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"inside": (8,)}, "`inside`"), ({"inside": (8, 0)}, "`inside`"), ({"own": ("denois",)}, "`own`"),
+     ({"own": ("dejpeg", "dejpeg")}, "`own`"), ({"widths": (8,), "down": (1,), "up": ()}, "two levels")],
+)  # fmt: skip
+def test_shapes_that_cannot_be(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        CompactConfig(**({"widths": (8, 8), "down": (1, 1), "up": (1,)} | changes))
 
 
 def test_facts(tiny: Any) -> None:

@@ -13,15 +13,19 @@ deconvolution of a blur (`deconvolve.py`), shrinkage of noise (`shrink.py`). The
     x_hat  +=  G_1 d_1 + G_2 d_2                                                                         (2)
 
 with gates G, a number a pixel, that come from the network as F does: it takes over what they do well, and corrects.
+
+Experts share the network's depths. Its surface, the outermost level, where noise, blocks and blurs look least alike, an
+expert may have for itself (`CompactConfig.own`): it costs weights, but no time.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,18 +53,29 @@ class CompactConfig:
     widths: tuple[int, ...] = (64, 96, 192, 320)
     down: tuple[int, ...] = (1, 1, 1, 2)
     up: tuple[int, ...] = (1, 1, 1)
+    inside: tuple[int, ...] = ()  # widths a level between a block's two convolutions; empty: as `widths`
     wide_from: int = 2  # from this level down, blocks look further with a 7x7 depthwise convolution
     embedding: int = 192
     tasks: tuple[str, ...] = TASKS
     precision: tuple[float, ...] = PRECISION
+    own: tuple[str, ...] = ()  # tasks with a surface for themselves; the others share one
 
     def __post_init__(self) -> None:
-        if not len(self.widths) == len(self.down) == len(self.up) + 1:
-            raise OptionError("A network needs as many entries in `down` as in `widths`, and one fewer in `up`.")
+        if not len(self.widths) == len(self.down) == len(self.up) + 1 > 1:
+            raise OptionError("A network has two levels or more, as many in `down` as in `widths`, one fewer in `up`.")
         if self.tasks[: len(TASKS)] != TASKS or len(set(self.tasks)) != len(self.tasks):
             raise OptionError(f"A network's tasks are {', '.join(TASKS)}, then others, none of them twice.")
         if len(self.precision) != len(self.tasks) or not min(self.precision) > 0:
             raise OptionError("A network needs a `precision` of more than 0 for each of its tasks.")
+        if self.inside and not (len(self.inside) == len(self.widths) and min(self.inside) > 0):
+            raise OptionError("A network needs as many entries in `inside` as in `widths`, or none.")
+        if not set(self.own) <= set(TASKS) or len(set(self.own)) != len(self.own):
+            raise OptionError(f"A network's `own` are some of {', '.join(TASKS)}, none of them twice.")
+
+    @property
+    def within(self) -> tuple[int, ...]:
+        """`inside`, or what it is where that is empty."""
+        return self.inside or self.widths
 
     @property
     def multiple(self) -> int:
@@ -72,15 +87,15 @@ class Block(nn.Module):
     """Two 3x3 convolutions around a skip, modulated (scale and shift a channel) between them; a wide one also adds
     a 7x7 depthwise convolution there, which low in the pyramid costs next to nothing and sees whole blurs."""
 
-    def __init__(self, width: int, wide: bool) -> None:
+    def __init__(self, width: int, inside: int, wide: bool) -> None:
         super().__init__()
-        self.a = nn.Conv2d(width, width, 3, padding=1)
-        self.wide = nn.Conv2d(width, width, 7, padding=3, groups=width) if wide else None
-        self.b = nn.Conv2d(width, width, 3, padding=1)
+        self.a = nn.Conv2d(width, inside, 3, padding=1)
+        self.wide = nn.Conv2d(inside, inside, 7, padding=3, groups=inside) if wide else None
+        self.b = nn.Conv2d(inside, width, 3, padding=1)
         self.b.weight.data.mul_(0.2)  # a block starts close to the identity
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """x: B x width x H x W; scale, shift: B or 1 x width x 1 x 1."""
+        """x: B x width x H x W; scale, shift: B or 1 x inside x 1 x 1."""
         if len(scale) == 1 and not torch.is_grad_enabled():  # alike for all: kernels are fewer numbers than pixels
             kernels, biases = (v * scale.view(-1, *[1] * (v.dim() - 1)) for v in self.a.parameters())
             h = F.conv2d(x, kernels, biases + shift.flatten(), padding=1)
@@ -111,6 +126,18 @@ class Embedding(nn.Module):
         return F.silu(out)
 
 
+class Surface(NamedTuple):
+    """The outermost level, in and out, at half of the resolution."""
+
+    enter: nn.Module
+    down: nn.Module
+    reduce: nn.Module
+    enlarge: nn.Module
+    up: nn.Module
+    leave: nn.Module
+    leave_gates: nn.Module
+
+
 class CompactNet(nn.Module):
     """F and G of equations (1) and (2), and the equations themselves."""
 
@@ -121,18 +148,15 @@ class CompactNet(nn.Module):
         pairs = list(pairwise(widths))
         self.embedding = Embedding(config.embedding)
         self.enter = nn.Conv2d(4 * 3 * 4, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(
-            _blocks(w, n, i >= config.wide_from) for i, (w, n) in enumerate(zip(widths, config.down, strict=True))
-        )
+        levels = [(w, n, i >= config.wide_from) for i, (w, n) in enumerate(zip(widths, config.within, strict=True))]
+        self.down = nn.ModuleList(_blocks(*level, n) for level, n in zip(levels, config.down, strict=True))
         self.reduce = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.enlarge = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
-        self.up = nn.ModuleList(
-            _blocks(w, n, i >= config.wide_from) for i, (w, n) in enumerate(zip(widths, config.up, strict=False))
-        )
+        self.up = nn.ModuleList(_blocks(*level, n) for level, n in zip(levels, config.up, strict=False))
         self.leave = nn.Conv2d(widths[0], 3 * 4, 3, padding=1)
         self.leave_gates = nn.Conv2d(widths[0], 2 * 4, 3, padding=1)
-        down = [w for w, n in zip(widths, config.down, strict=True) for _ in range(n)]
-        up = [w for w, n in reversed(list(zip(widths, config.up, strict=False))) for _ in range(n)]
+        down = [w for w, n in zip(config.within, config.down, strict=True) for _ in range(n)]
+        up = [w for w, n in reversed(list(zip(config.within, config.up, strict=False))) for _ in range(n)]
         self.modulated = [2 * w for w in down + up]  # numbers that each block takes, in the order they run
         self.modulate = nn.Linear(config.embedding, sum(self.modulated))
         # of each task beyond TASKS: by how much it differs from the blind one's
@@ -142,6 +166,15 @@ class CompactNet(nn.Module):
                 parameter.data.mul_((parameter[0].numel() / len(parameter)) ** 0.5)
         for parameter in (*self.leave.parameters(), *self.leave_gates.parameters(), *self.modulate.parameters()):
             nn.init.zeros_(parameter)
+        self.own = nn.ModuleDict()
+        shared = nn.ModuleDict(self.surfaces()[0]._asdict())
+        self.own.update({task: copy.deepcopy(shared) for task in config.own})
+
+    def surfaces(self) -> list[Surface]:
+        """The one that is shared, then those that tasks have for themselves (`CompactConfig.own`)."""
+        outward = (self.enlarge[0], self.up[0], self.leave, self.leave_gates)
+        shared = Surface(self.enter, self.down[0], self.reduce[0], *outward)
+        return [shared, *(Surface(*own.values()) for own in self.own.values())]  # type: ignore[operator]
 
     def compute_in(self, kind: torch.dtype) -> CompactNet:
         """Convolutions in `kind` (their sums stay float32 inside), everything else in float32."""
@@ -153,8 +186,9 @@ class CompactNet(nn.Module):
     def channels_last(self) -> CompactNet:
         """Kernels in the order of memory that convolutions are fastest in; those that enlarge, in the usual one."""
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for parameter in self.enlarge.parameters():
-            parameter.data = parameter.data.contiguous()
+        for module in self.modules():
+            if isinstance(module, nn.ConvTranspose2d):
+                module.weight.data = module.weight.data.contiguous()
         return self
 
     def modulation(self, t: Tensor, task: Tensor, severity: Tensor, has_condition: Tensor) -> Tensor:
@@ -185,30 +219,61 @@ class CompactNet(nn.Module):
                 out[chosen] = shrink(seen, known) if name == "denoise" else deconvolve(seen, name, known, turned)
         return out
 
+    def groups(self, task: Tensor) -> list[tuple[Surface, list[int]]]:
+        """Which samples (B tasks) go through which surface, in the order in which they come first."""
+        surfaces, rows = self.surfaces(), dict[int, list[int]]()
+        own = {self.config.tasks.index(name): i for i, name in enumerate(self.config.own, 1)}
+        for sample, index in enumerate(task.tolist()):
+            rows.setdefault(own.get(index, 0), []).append(sample)
+        return [(surfaces[i], samples) for i, samples in rows.items()]
+
     def residual(
-        self, z: Tensor | None, c: Tensor, d: Tensor | None, modulation: Tensor
+        self, z: Tensor | None, c: Tensor, d: Tensor | None, modulation: Tensor, task: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """F: B x 3 x H x W, and G: B x 2 x H x W, from z and c of F's shape and d of twice as many channels, sides
         multiples of `config.multiple`. What is zero (z at t = 1, d where nothing is known) is None and costs nothing;
-        so is G without d."""
-        weight = self.enter.weight
-        parts = iter(torch.split(modulation[:, :, None, None], self.modulated, dim=1))
-        seen = torch.cat([part for part in (z, c, d) if part is not None], dim=1)
-        x = F.pixel_unshuffle(seen.to(weight.dtype), 2).contiguous(memory_format=torch.channels_last)
+        so is G without d. task: B, or 1 for all."""
+        parts = torch.split(modulation[:, :, None, None], self.modulated, dim=1)
+        outer, inner = len(self.down[0]), len(parts) - len(self.up[0])  # type: ignore[arg-type]
         first = 4 * c.shape[1] if z is None else 0
-        kernels = weight[:, first : first + x.shape[1]].contiguous(memory_format=torch.channels_last)
-        x = F.conv2d(x, kernels, self.enter.bias, padding=1)
-        skips: list[Tensor] = []
-        for i, blocks in enumerate(self.down):
-            x = _run(blocks, x, parts)
+        groups = self.groups(task)
+        order = [row for _, rows in groups for row in rows]
+        back = None if order == sorted(order) else torch.tensor(order).argsort()
+
+        def each(run: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+            """Every sample through its own surface."""
+            if len(groups) == 1:
+                return run(groups[0][0], *inputs)
+            said = [run(surface, *(_rows(v, rows) for v in inputs)) for surface, rows in groups]
+            together = (torch.cat(same) for same in zip(*said, strict=True))
+            return tuple(v if back is None else v[back] for v in together)
+
+        def enter(surface: Surface, seen: Tensor, *numbers: Tensor) -> tuple[Tensor, Tensor]:
+            weight: Tensor = surface.enter.weight  # type: ignore[assignment]
+            x = F.pixel_unshuffle(seen.to(weight.dtype), 2).contiguous(memory_format=torch.channels_last)
+            kernels = weight[:, first : first + x.shape[1]].contiguous(memory_format=torch.channels_last)
+            x = F.conv2d(x, kernels, surface.enter.bias, padding=1)  # type: ignore[arg-type]
+            x = _run(surface.down, x, iter(numbers))
+            return x, surface.reduce(x)
+
+        def leave(surface: Surface, x: Tensor, skip: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
+            x = _run(surface.up, surface.enlarge(x).add_(skip), iter(numbers))
+            residual = F.pixel_shuffle(surface.leave(x), 2)
+            return (residual,) if d is None else (residual, F.pixel_shuffle(surface.leave_gates(x), 2) * GATE_UNIT)
+
+        seen = torch.cat([part for part in (z, c, d) if part is not None], dim=1)
+        skip, x = each(enter, seen, *parts[:outer])
+        skips, numbers = [skip], iter(parts[outer:inner])
+        for i in range(1, len(self.down)):
+            x = _run(self.down[i], x, numbers)
             if i < len(self.reduce):
                 skips.append(x)
                 x = self.reduce[i](x)
-        for i in reversed(range(len(self.up))):
+        for i in reversed(range(1, len(self.up))):
             x = self.enlarge[i](x).add_(skips.pop())
-            x = _run(self.up[i], x, parts)
-        gates = None if d is None else F.pixel_shuffle(self.leave_gates(x), 2) * GATE_UNIT
-        return F.pixel_shuffle(self.leave(x), 2), gates
+            x = _run(self.up[i], x, numbers)
+        out, *gates = each(leave, x, skips.pop(), *parts[inner:])
+        return out, gates[0] if gates else None
 
     def condition_precision(self, task: Tensor, has_condition: Tensor) -> Tensor:
         """p_c, B."""
@@ -234,10 +299,10 @@ class CompactNet(nn.Module):
         d = self.classical(condition, task, severity, has_condition, angle)
         if bool(alpha.any()):
             # alpha z, not z: what carries no signal at t = 1 must not carry noise into the network either
-            out, gates = self.residual(alpha * z, condition, d, modulation)
+            out, gates = self.residual(alpha * z, condition, d, modulation, task)
             base = (alpha / sigma**2 / total * z).addcmul_(p_c / total, condition)
         else:
-            out, gates = self.residual(None, condition, d, modulation)
+            out, gates = self.residual(None, condition, d, modulation, task)
             base = condition
         estimate = torch.addcmul(base, out.float(), total.rsqrt())
         if d is not None and gates is not None:
@@ -246,8 +311,13 @@ class CompactNet(nn.Module):
         return estimate
 
 
-def _blocks(width: int, count: int, wide: bool) -> nn.ModuleList:
-    return nn.ModuleList(Block(width, wide) for _ in range(count))
+def _rows(x: Tensor, rows: list[int]) -> Tensor:
+    """These samples; without a copy if they lie side by side."""
+    return x[rows[0] : rows[-1] + 1] if rows[-1] - rows[0] < len(rows) else x[rows]
+
+
+def _blocks(width: int, inside: int, wide: bool, count: int) -> nn.ModuleList:
+    return nn.ModuleList(Block(width, inside, wide) for _ in range(count))
 
 
 def _run(blocks: nn.Module, x: Tensor, numbers: Iterator[Tensor]) -> Tensor:

@@ -26,7 +26,7 @@ class TrainConfig:
     paired_share: float = 0.3  # of a task's samples, where it has pairs
     relay_share: float = 0.0  # of a task's other samples: what another expert has cleaned (`relay.py`)
     run: str = "runs/compact"
-    start_from: str = ""  # a checkpoint folder; empty: random weights
+    start_from: str = ""  # a checkpoint folder (see `reshape.py` where its shape is another); empty: random weights
     tasks: dict[str, float] = field(
         default_factory=lambda: {
             "super-resolution": 0.22,
@@ -42,6 +42,7 @@ class TrainConfig:
     steps: int = 1_000_000
     minutes: float = 0.0  # stop after so long; 0: after `steps`
     optimizer: str = "muon"  # or "adamw"
+    surfaces_only: bool = False  # of the network nothing is trained but what tasks have for themselves (`model.own`)
     rate: float = 1e-3
     warmup: int = 200
     decay_minutes: float = 0.0  # the last so many minutes of `minutes`: the rate falls linearly to zero

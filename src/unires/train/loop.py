@@ -28,9 +28,12 @@ from unires.train.ahead import ahead
 from unires.train.config import TrainConfig
 from unires.train.data import Atlas, load_pairs, load_rgb, photo_paths
 from unires.train.optim import Muon
+from unires.train.reshape import reshaped
 
 Log = Callable[[str], None]
 STATE, LOG = "training.safetensors", "validation.jsonl"
+LOOKED_AT = 8  # crops of each task, by which channels are judged
+ENDS = ("enter", "leave", "leave_gates")  # a network's first and last layers, which Muon is not for
 
 
 class Batch(NamedTuple):
@@ -68,6 +71,8 @@ class Trainer:
         # bf16 where it is faster: a processor without it computes such convolutions fifty times slower
         self.kind = number_type.choose(self.net, self.device)
         self.optimizers = self._optimizers()
+        self._check_tasks()
+        self.photos = self._load(config.clean)
         self.step = 0
         self.seconds = 0.0  # trained so far, over all continuations
         if (self.folder / STATE).exists():
@@ -75,13 +80,11 @@ class Trainer:
         elif config.start_from:
             start = load_net(Path(config.start_from))
             if start.config != config.model:
-                raise UniresError(f"The model in {shown(config.start_from)} differs from the configuration's.")
+                start = reshaped(start, config.model, self._look)
             self.net.load_state_dict(start.state_dict())
             self.ema.load_state_dict(self.net.state_dict())
         else:
             self.ema.load_state_dict(self.net.state_dict())
-        self._check_tasks()
-        self.photos = self._load(config.clean)
         size = config.crop + 2 * config.margin
         self.paired = {k: load_pairs(v, size, self.device) for k, v in config.paired.items()}
 
@@ -98,14 +101,27 @@ class Trainer:
         paths = [p for folder in folders for p in photo_paths(Path(folder))]
         return Atlas.load(paths, self.config.crop + 2 * self.config.margin, self.device)
 
+    def _look(self, net: CompactNet) -> None:
+        """Show a network what a few crops of each task look like."""
+        host, device = self._generators(0)
+        size = self.config.crop // self.config.model.multiple * self.config.model.multiple
+        for name in self.config.tasks:
+            clean = self.photos.crops(self.photos.places(LOOKED_AT, size, host))
+            task = torch.full((LOOKED_AT,), TASKS.index(name))
+            relay.expert(net.to(self.device), isolated.pairs(clean, name, host, device), task)
+
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the kernels between hidden layers; AdamW for all the rest."""
         c = self.config
+        if c.surfaces_only:
+            free = {id(p) for own in self.net.own.values() for p in own.parameters()}
+            for p in self.net.parameters():
+                p.requires_grad_(id(p) in free)
         named = [*self.net.named_parameters(), *self.uncertainty.named_parameters()]
         hidden = [
             p
             for n, p in named
-            if c.optimizer == "muon" and p.dim() == 4 and p.shape[1] > 1 and not n.startswith(("enter", "leave"))
+            if c.optimizer == "muon" and p.dim() == 4 and p.shape[1] > 1 and n.split(".")[-2] not in ENDS
         ]
         ids = {id(p) for p in hidden}
         rest = [p for _, p in named if id(p) not in ids]
