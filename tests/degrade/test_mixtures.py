@@ -79,3 +79,19 @@ def test_severity_of_a_recipe_is_what_training_tells() -> None:
     row = mixtures.severities("motion(length=31) + jpeg(quality=5)")
     assert row[TASKS.index("motion-deblur")] == 1 and row[TASKS.index("dejpeg")] == 1
     assert (row[[0, 2, 3]] == mixtures.ABSENT).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_the_pictures_is_degraded_plainly(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain: list[bool] = []
+    blur = mixtures.isolated.DEGRADE["defocus-deblur"]
+
+    def spy(x: torch.Tensor, draw: mixtures.Draw) -> mixtures.isolated.Degraded:
+        assert draw.plain is not None
+        plain.extend(draw.plain.tolist())
+        return blur(x, draw)
+
+    monkeypatch.setitem(mixtures.isolated.DEGRADE, "defocus-deblur", spy)
+    g = torch.Generator().manual_seed(7)
+    mixtures.draw(torch.rand(900, 3, 16, 16, generator=g), g, g, share)
+    assert len(plain) > 100 and abs(sum(plain) / len(plain) - share) < 0.12

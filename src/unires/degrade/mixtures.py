@@ -1,8 +1,8 @@
 """Random mixtures, to train on what reads photos and weighs experts; never an expert.
 
 Optics first, then the sensor's pixels, its noise, and the file, as in a camera: at most one of motion and defocus, too
-few pixels, noise, JPEG, each drawn from the isolated task's whole range. Half of the pictures get plain ones only: who
-weighs experts shall also know what they can do at their best."""
+few pixels, noise, JPEG, each drawn from the isolated task's whole range. A share of the pictures gets plain ones only:
+who weighs experts shall also know what they can do at their best."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ COUNT_ODDS = (0.06, 0.42, 0.32, 0.15, 0.05)  # of 0, 1, 2, 3 and 4 degradations
 ABSENT = -1.0
 FLOOR = -50.0  # dB; a smaller change is none
 ORDER = ("motion-deblur", "defocus-deblur", "super-resolution", "denoise", "dejpeg")
-PLAIN_SHARE = 0.5
 NEAR = 0.04  # of severity: how close a draw may come to a test recipe
 
 
@@ -35,10 +34,11 @@ class Mixture:
     angle: Tensor  # B, radians, the direction of a motion; not a number where there is none
 
 
-def draw(clean: Tensor, host: torch.Generator, device: torch.Generator) -> Mixture:
-    """Degrade clean pixels (B x 3 x H x W in [0, 1]). What comes close to a test recipe stays clean."""
+def draw(clean: Tensor, host: torch.Generator, device: torch.Generator, plain_share: float = 0.5) -> Mixture:
+    """Degrade clean pixels (B x 3 x H x W in [0, 1]), a share of them by plain operators alone. What comes close to a
+    test recipe stays clean."""
     count = clean.shape[0]
-    chosen, plain = _choose(count, host), torch.rand(count, generator=host) < PLAIN_SHARE
+    chosen, plain = _choose(count, host), torch.rand(count, generator=host) < plain_share
     x = clean.clone()
     severity = torch.full((count, len(TASKS)), ABSENT)
     harm = torch.full((count, len(TASKS)), FLOOR)

@@ -114,6 +114,7 @@ class RouterTraining:
     margin: int = 16
     region_share: float = 0.25  # of the samples, of which a part stays clean
     camera_share: float = 0.0  # of the samples, whose clean picture is made like a camera's file (`degrade.camera`)
+    plain_share: float = 0.5  # of the samples: straight paths, discs, white noise, one encoder (`degrade.mixtures`)
     report_from: str = ""  # a folder with a router whose report is learnt further; empty: from the start
     report_rounds: int = 4000  # of `batch` new samples each; its rate falls to zero over them,
     report_minutes: float = 0.0  # or over so long, if that isn't 0

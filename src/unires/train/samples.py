@@ -77,7 +77,7 @@ class Samples:
                 for x, seed, yes in zip(clean, seeds.tolist(), suffers.tolist(), strict=True)
             ]
             source = torch.cat(parts)
-        mixture = mixtures.draw(source, host, device)
+        mixture = mixtures.draw(source, host, device, c.plain_share)
         top, left = torch.randint(0, 2 * c.margin + 1, (2,), generator=host).tolist()
         window = (..., slice(top, top + crop), slice(left, left + crop))
         where = _regions(count, crop, c.region_share, host).to(self.device)
