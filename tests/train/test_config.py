@@ -81,6 +81,8 @@ def test_the_repositorys_own_configurations_are_read() -> None:
         ("model=3", "The option model is a table"),
         ('model.widths="wide"', "The option model.widths is a list of numbers"),
         ("model.up=[1, 1]", "one fewer in `up`"),
+        ("surfaces_only=true", "`model.own`"),
+        ('model.own=["denois"]', "`own`"),
         ("run=runs/x", "is no option"),
         ("minutes", "is no option"),
     ],

@@ -52,6 +52,8 @@ def test_a_surface_starts_as_the_shared_one_or_stays(tiny_net: Any) -> None:
             p += 0.1
     more = reshaped(own, replace(net.config, own=("dejpeg", "denoise")), look)
     torch.testing.assert_close(more(*everything()), own(*everything()))
+    with pytest.raises(UniresError, match="differs from the configuration"):
+        reshaped(own, replace(net.config, own=("dejpeg",)), look)
 
 
 def test_added_tasks_keep_their_modulation(tiny_net: Any) -> None:

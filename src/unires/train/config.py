@@ -72,6 +72,8 @@ class TrainConfig:
         if self.crop % multiple or (self.relay_share and 2 * self.margin % multiple):
             said = ", and so must 2 margin with relay_share" if self.relay_share else ""
             raise UniresError(f"The option crop must be a multiple of {multiple}{said}.")
+        if self.surfaces_only and not self.model.own:
+            raise UniresError("With surfaces_only nothing is trained but what `model.own` names, and that is empty.")
         if not self.tasks or not all(odds > 0 for odds in self.tasks.values()):
             raise UniresError("The option tasks needs at least one task, and odds of more than 0.")
 

@@ -19,12 +19,14 @@ from unires.errors import UniresError
 
 def reshaped(old: CompactNet, config: CompactConfig, look: Callable[[CompactNet], None]) -> CompactNet:
     """`old` with `inside` and `own` of `config`; look: runs the network on what its channels are judged by. Raises
-    UniresError if anything else differs, if a level would have to grow, or the outermost one to shrink."""
+    UniresError if anything else differs, if a level would have to grow, the outermost one to shrink, or a task to lose
+    its surface."""
     fixed = dataclasses.replace(config, inside=old.config.inside, own=old.config.own)
     widths = list(zip(old.config.within, config.within, strict=False))
-    if fixed != old.config or any(new > was for was, new in widths) or len(set(widths[0])) > 1:
-        raise UniresError("The model to start from differs from the configuration's in more than `model.own` and what "
-                          "reshaping can make narrower: `model.inside` of all levels but the first.")  # fmt: skip
+    lost = set(old.config.own) - set(config.own)
+    if fixed != old.config or lost or any(new > was for was, new in widths) or len(set(widths[0])) > 1:
+        raise UniresError("The model to start from differs from the configuration's in more than can be changed: tasks "
+                          "added to `model.own`, and `model.inside` narrower, but for the first level.")  # fmt: skip
     kept = _kept(old, config, look)
     tensors = {k: v for k, v in old.state_dict().items() if not k.startswith("own.")}
     numbers, at = [], 0
