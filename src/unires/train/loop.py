@@ -104,9 +104,8 @@ class Trainer:
     def _look(self, net: CompactNet) -> None:
         """Show a network what a few crops of each task look like."""
         host, device = self._generators(0)
-        size = self.config.crop // self.config.model.multiple * self.config.model.multiple
         for name in self.config.tasks:
-            clean = self.photos.crops(self.photos.places(LOOKED_AT, size, host))
+            clean = self.photos.crops(self.photos.places(LOOKED_AT, self.config.crop, host))
             task = torch.full((LOOKED_AT,), TASKS.index(name))
             relay.expert(net.to(self.device), isolated.pairs(clean, name, host, device), task)
 
