@@ -219,7 +219,7 @@ class CompactNet(nn.Module):
                 out[chosen] = shrink(seen, known) if name == "denoise" else deconvolve(seen, name, known, turned)
         return out
 
-    def groups(self, task: Tensor) -> list[tuple[Surface, list[int]]]:
+    def _groups(self, task: Tensor) -> list[tuple[Surface, list[int]]]:
         """Which samples (B tasks) go through which surface, in the order in which they come first."""
         surfaces, rows = self.surfaces(), dict[int, list[int]]()
         own = {self.config.tasks.index(name): i for i, name in enumerate(self.config.own, 1)}
@@ -236,7 +236,7 @@ class CompactNet(nn.Module):
         parts = torch.split(modulation[:, :, None, None], self.modulated, dim=1)
         outer, inner = len(self.down[0]), len(parts) - len(self.up[0])  # type: ignore[arg-type]
         first = 4 * c.shape[1] if z is None else 0
-        groups = self.groups(task)
+        groups = self._groups(task)
         order = [row for _, rows in groups for row in rows]
         back = None if order == sorted(order) else torch.tensor(order).argsort()
 
