@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unires.denoise import compact
-from unires.denoise.compact import CompactConfig, CompactDenoiser, CompactNet
+from unires.denoise.compact import CompactConfig, CompactNet
+from unires.denoise.compact_denoiser import CompactDenoiser
 from unires.train.config import TrainConfig
 from unires.train.loop import Trainer
 

@@ -75,7 +75,7 @@ def tiny(tiny_net: Any) -> Any:
     """A denoiser of such a network, computing in float32."""
     import torch
 
-    from unires.denoise.compact import CompactDenoiser
+    from unires.denoise.compact_denoiser import CompactDenoiser
 
     return CompactDenoiser(tiny_net(), "cpu", torch.float32)
 

@@ -151,7 +151,8 @@ def test_results_do_not_depend_on_tiles_or_threads(
 ) -> None:
     import torch
 
-    from unires.denoise.compact import CompactConfig, CompactDenoiser
+    from unires.denoise.compact import CompactConfig
+    from unires.denoise.compact_denoiser import CompactDenoiser
     from unires.restore.restorer import Restorer
 
     shape = CompactConfig()

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from unires.denoise import compact, number_type
-from unires.denoise.compact import TASKS, CompactConfig, CompactDenoiser, CompactNet
+from unires.denoise.compact import TASKS, CompactConfig, CompactNet
+from unires.denoise.compact_denoiser import CompactDenoiser
 from unires.denoise.interface import Hint
 from unires.denoise.schedule import alpha_sigma
 from unires.errors import OptionError, UniresError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from unires.denoise.compact import CompactDenoiser
+from unires.denoise.compact_denoiser import CompactDenoiser
 from unires.errors import UniresError
 from unires.restore import memory
 from unires.restore.restorer import Restorer

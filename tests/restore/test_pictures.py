@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unires.denoise.compact import CompactDenoiser
+from unires.denoise.compact_denoiser import CompactDenoiser
 from unires.errors import UniresError
 from unires.photo.tiles import Window, cut
 from unires.restore.pictures import open_picture

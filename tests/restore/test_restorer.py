@@ -20,7 +20,8 @@ from unires.compose.weights import Weights
 from unires.degrade import isolated
 from unires.degrade.recipe import Recipe
 from unires.denoise.checkpoint import SHIPPED, load_denoiser
-from unires.denoise.compact import TASKS, CompactConfig, CompactDenoiser, CompactNet
+from unires.denoise.compact import TASKS, CompactConfig, CompactNet
+from unires.denoise.compact_denoiser import CompactDenoiser
 from unires.errors import OptionError, UniresError
 from unires.photo.tiles import Window, cut
 from unires.restore import restorer as module

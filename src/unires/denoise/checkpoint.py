@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from unires.denoise.compact import CompactConfig, CompactDenoiser, CompactNet
+from unires.denoise.compact import CompactConfig, CompactNet
+from unires.denoise.compact_denoiser import CompactDenoiser
 from unires.denoise.interface import Denoiser
 from unires.denoise.joined import Joined
 from unires.errors import OptionError, UniresError, nearest, shown

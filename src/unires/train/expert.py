@@ -29,7 +29,8 @@ from unires.denoise.checkpoint import (
     save_with_network,
     save_with_task,
 )
-from unires.denoise.compact import CompactConfig, CompactDenoiser, CompactNet
+from unires.denoise.compact import CompactConfig, CompactNet
+from unires.denoise.compact_denoiser import CompactDenoiser
 from unires.errors import OptionError, UniresError, shown
 from unires.restore.latents import psnr_of
 from unires.restore.restorer import pick_device
