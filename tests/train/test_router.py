@@ -130,6 +130,26 @@ def test_a_report_is_kept_for_new_experts(photos: Path, tiny_folder: Path, tmp_p
     assert not torch.equal(known.weigh[0].leave.weight, again.weigh[0].leave.weight)
 
 
+def test_the_last_plan_alone_is_learnt_on(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """From the weights at hand, and from what they make: as if the other plan had been asked, but it isn't."""
+    trainer(photos, tiny_folder, tmp_path).run()
+    first, second = tmp_path / "run", tmp_path / "second"
+    t = trainer(photos, tiny_folder, tmp_path, start_from=str(first), run=str(second), last_plan_only=True, seed=3)
+    asked = list[tuple[int, int]]()
+    ask = t.ask
+    t.ask = lambda samples, plan, step: (asked.append((plan, step)), ask(samples, plan, step))  # type: ignore
+    t.run()
+    known, again = Router.load(first), Router.load(second)
+    assert known is not None and again is not None
+    assert asked == [(1, 0), (1, 1), (1, 2)]
+    for place, (old, new) in enumerate(zip(known.weigh, again.weigh, strict=True)):
+        same = [torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters(), strict=True)]
+        assert all(same) == (place == 0)
+        assert float((old.leave.bias - new.leave.bias).abs().max()) < 0.05  # in so few rounds: not begun anew
+    with pytest.raises(UniresError, match="`start_from`"):
+        trainer(photos, tiny_folder, tmp_path, last_plan_only=True)
+
+
 def test_regions_stay_clean(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     t = trainer(photos, tiny_folder, tmp_path, region_share=1.0)
     clean, mixture, where = t.samples.draw(3, 16, 64)

@@ -65,7 +65,7 @@ class RouterTrainer:
             self.router.report.load_state_dict(known.report.state_dict())
             if config.start_from:
                 self.router.second.load_state_dict(known.second.state_dict())
-                if not config.rounds:
+                if not config.rounds or config.last_plan_only:
                     self.router.weigh.load_state_dict(known.weigh.state_dict())
         self.samples = Samples(config, log)
         self.inner = (..., *(slice(config.rim, config.asked - config.rim),) * 2)  # where errors are measured
@@ -87,7 +87,8 @@ class RouterTrainer:
         samples = self.samples.open(c.samples, self.router.report) if c.rounds else []
         self.settle(samples)
         plans = self.router.config.plans
-        for plan, steps in enumerate(plans):
+        first = len(plans) - 1 if c.last_plan_only else 0
+        for plan, steps in list(enumerate(plans))[first:]:
             for step in range(len(steps)):
                 if plan + 1 == len(plans) and 0 < step == len(steps) - 1:
                     if c.second_samples and not c.add:
@@ -133,14 +134,14 @@ class RouterTrainer:
 
     def ask(self, samples: list[Sample], plan: int, step: int) -> None:
         """Run the step's experts on every sample, and keep the products of their errors. A plan's first step asks
-        whom the first plan asked: their answers are there already."""
+        whom the first plan asked: their answers are there already, if it was."""
         plans = self.router.config.plans
-        names = plans[plan][step]
-        if plan and step == 0:
+        names, place = plans[plan][step], self.router.config.place(plan, step)
+        if plan and step == 0 and 0 in samples[0].grams:
             places = [plans[0][0].index(name) for name in names]
             for sample in samples:
                 sample.answers = sample.asked[places]
-                sample.grams.append(sample.grams[0][..., places, :][..., places])
+                sample.grams[place] = sample.grams[0][..., places, :][..., places]
             return
         experts = [Expert.parse(name, self.denoiser.facts.tasks) for name in names]
         started = time.monotonic()
@@ -173,8 +174,8 @@ class RouterTrainer:
                 self.log(f"plan {plan + 1}, step {step + 1}: {done} samples asked about, {pace:.1f} a second")
         for sample, answers, gram in zip(samples, kept, grams, strict=True):
             sample.answers = answers
-            sample.grams.append(gram)
-            if not plan and step == 0:
+            sample.grams[place] = gram
+            if place == 0:
                 sample.asked = answers
 
     def _estimate(self, samples: list[Sample], plan: int, step: int) -> Tensor:

@@ -39,7 +39,7 @@ class Sample:
     told: dict[str, Hint] = field(default_factory=dict)
     asked: Tensor = field(default_factory=lambda: torch.empty(0))  # K x 3 x H x W, of the first plan's first step
     answers: Tensor = field(default_factory=lambda: torch.empty(0))  # likewise, of the step last run
-    grams: list[Tensor] = field(default_factory=list)  # a plan's step: h x w x K x K
+    grams: dict[int, Tensor] = field(default_factory=dict)  # of a plan's step (`RouterConfig.place`): h x w x K x K
 
 
 class Samples:
