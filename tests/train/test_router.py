@@ -150,6 +150,23 @@ def test_the_last_plan_alone_is_learnt_on(photos: Path, tiny_folder: Path, tmp_p
         trainer(photos, tiny_folder, tmp_path, last_plan_only=True)
 
 
+def test_what_seems_to_be_alone_is_not_weighed(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    t = trainer(photos, tiny_folder, tmp_path)
+    t.run()
+    known = Router.load(tmp_path / "run")
+    assert known is not None
+    for other, match in (("denoise", "Of 8 samples 0"), ("dejpeg", None)):
+        known.report.whole[4].bias[: len(TASKS)] = -99.0
+        known.report.whole[4].bias[[TASKS.index("denoise"), TASKS.index(other)]] = 99.0
+        known.save(tmp_path / "run")
+        again = trainer(photos, tiny_folder, tmp_path, start_from=str(tmp_path / "run"), run=str(tmp_path / "again"))
+        if match:
+            with pytest.raises(UniresError, match=match):
+                again.run()
+        else:
+            again.run()
+
+
 def test_regions_stay_clean(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     t = trainer(photos, tiny_folder, tmp_path, region_share=1.0)
     clean, mixture, where = t.samples.draw(3, 16, 64)

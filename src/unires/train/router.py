@@ -85,6 +85,10 @@ class RouterTrainer:
             learn_report(self.router.report, self.samples, log=self.log)
             self.save()
         samples = self.samples.open(c.samples, self.router.report) if c.rounds else []
+        # a degradation that seems to be alone is its expert's, with nothing to weigh
+        samples = [s for s in samples if self.router.lone(s.judged) is None]
+        if c.rounds and len(samples) < 2:
+            raise UniresError(f"Of {c.samples} samples {len(samples)} leave anything to weigh: too few.")
         self.settle(samples)
         plans = self.router.config.plans
         first = len(plans) - 1 if c.last_plan_only else 0
@@ -124,7 +128,7 @@ class RouterTrainer:
         reader = self.router.second.reader(self.router.report)
         for s in samples:
             rows = self.router.rows(s.look[None].float(), s.known.to(self.device), plan, last)
-            if self.router.cleaning(rows) and self.router.lone(s.judged) is None:
+            if self.router.cleaning(rows):
                 said = reader(reader.see(round8(self._estimate([s], plan, last - 1)))).of(0)
                 before = Judgement(*(v.to(self.device) for v in s.judged))
                 s.judged = Judgement(*(v.cpu() for v in self.router.settled(before, said)))
