@@ -34,6 +34,7 @@ from unires.errors import OptionError, UniresError, shown
 
 FILE = "router.safetensors"
 SURE = 0.5  # probability from which a degradation counts as there
+DECIDED = 1.5  # the odds of each, to this power, are what weights are chosen by: hedging costs more than a wrong bet
 GATE_HEAT = 2 / 3
 COVERS = ("denoise", "dejpeg")  # what hides the zeros that a blur leaves in a spectrum
 POSSIBLE = 0.05  # probability from which an expert is told how strong its degradation seems
@@ -174,13 +175,13 @@ class Router(nn.Module):
         `decide`, and for the experts. Each is told how strong its degradation is, where that is possible at all; blurs
         are looked at more closely (without a plane they aren't), and the evidence for one tells `decide` whether its
         expert can be relied on."""
-        sure = judged.presence.sigmoid()
+        sure, possible = _decided(judged), judged.presence.sigmoid() >= POSSIBLE
         covered = [k for k, task in enumerate(self.config.tasks) if task in COVERS and float(sure[k]) >= SURE]
         fit = None if plane is None else Fit(plane, clean=not covered)
         told: dict[str, Hint] = {}
         evidence = dict.fromkeys(EXTENTS, 0.0)
         for k, task in enumerate(self.config.tasks):
-            if float(sure[k]) >= POSSIBLE:
+            if possible[k]:
                 told[task] = Hint(float(judged.severity[k].clamp(0, 1)))
                 if task in EXTENTS and fit is not None:
                     turn = float(judged.turn[0]), float(judged.turn[1])
@@ -269,7 +270,7 @@ class Router(nn.Module):
 
     def lone(self, judged: Judgement) -> Weights | None:
         """The right expert alone, where only one degradation is likely: nothing to compose."""
-        sure = judged.presence.sigmoid()
+        sure = _decided(judged)
         reported = {"blind", KEEP, *self.config.tasks}  # of what experts were added for the report knows nothing
         if (int((sure >= LIKELY).sum()) == 1 and float(sure.max()) >= SURE
                 and reported.issuperset(self.config.plans[0][0])):  # fmt: skip
@@ -344,6 +345,11 @@ class Router(nn.Module):
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, OptionError) as error:
             raise UniresError(f"The router in {shown(folder)} is damaged.") from error
         return router.eval().requires_grad_(False)
+
+
+def _decided(judged: Judgement) -> Tensor:
+    """How likely each degradation is, as far as weights are concerned."""
+    return (DECIDED * judged.presence).sigmoid()
 
 
 def _together(looks: Sequence[Tensor], width: int) -> Tensor:

@@ -126,7 +126,7 @@ class RouterTraining:
     batch: int = 64
     samples: int = 1600  # that the experts are run on
     rounds: int = 3000  # of 64 of them each, of each step's weights; 0: they stay as they are in `start_from`
-    last_plan_only: bool = False  # its weights are learnt on from `start_from`'s; those of other plans stay, not asked
+    last_step_only: bool = False  # the default's last step's weights are learnt on; all others stay as in `start_from`
     rate: float = 2e-3
     charge: float = 0.015  # what a network pass costs, in units of the log error: 0.065 dB
     seed: int = 0
@@ -143,8 +143,8 @@ class RouterTraining:
                 raise UniresError(f"The option {name} must be at least {least}, not {getattr(self, name)}.")
         if not self.rounds and not self.start_from:
             raise UniresError("Without rounds a router's weights are those of `start_from`, which is missing.")
-        if self.last_plan_only and not self.start_from:
-            raise UniresError("With `last_plan_only` the other weights are those of `start_from`, which is missing.")
+        if self.last_step_only and not self.start_from:
+            raise UniresError("With `last_step_only` the other weights are those of `start_from`, which is missing.")
 
     @classmethod
     def read(cls, path: Path, changes: Sequence[str] = ()) -> RouterTraining:

@@ -65,7 +65,7 @@ class RouterTrainer:
             self.router.report.load_state_dict(known.report.state_dict())
             if config.start_from:
                 self.router.second.load_state_dict(known.second.state_dict())
-                if not config.rounds or config.last_plan_only:
+                if not config.rounds or config.last_step_only:
                     self.router.weigh.load_state_dict(known.weigh.state_dict())
         self.samples = Samples(config, log)
         self.inner = (..., *(slice(config.rim, config.asked - config.rim),) * 2)  # where errors are measured
@@ -91,18 +91,20 @@ class RouterTrainer:
             raise UniresError(f"Of {c.samples} samples {len(samples)} leave anything to weigh: too few.")
         self.settle(samples)
         plans = self.router.config.plans
-        first = len(plans) - 1 if c.last_plan_only else 0
+        first = len(plans) - 1 if c.last_step_only else 0
         for plan, steps in list(enumerate(plans))[first:]:
             for step in range(len(steps)):
-                if plan + 1 == len(plans) and 0 < step == len(steps) - 1:
+                last = plan + 1 == len(plans) and 0 < step == len(steps) - 1
+                if last:
                     if c.second_samples and not c.add:
                         learn_second_look(self.router, self.denoiser, self.samples, self.log)
                         self.save()
                     self.look_again(samples)
                 if c.rounds:
                     self.ask(samples, plan, step)
-                    self.learn_weights(samples, plan, step)
-                    self.save()
+                    if last or not c.last_step_only:
+                        self.learn_weights(samples, plan, step)
+                        self.save()
 
     def save(self) -> None:
         folder = Path(self.config.run)
