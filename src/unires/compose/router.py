@@ -34,7 +34,7 @@ from unires.errors import OptionError, UniresError, shown
 
 FILE = "router.safetensors"
 SURE = 0.5  # probability from which a degradation counts as there
-DECIDED = 1.5  # the odds of each, to this power, are what weights are chosen by: hedging costs more than a wrong bet
+DECIDED = 1.5  # the odds of each, to this power, are what weights are chosen by: fewer passes, less done in vain
 GATE_HEAT = 2 / 3
 COVERS = ("denoise", "dejpeg")  # what hides the zeros that a blur leaves in a spectrum
 POSSIBLE = 0.05  # probability from which an expert is told how strong its degradation seems
