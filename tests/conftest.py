@@ -146,3 +146,32 @@ def text_to_image() -> Any:
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny text-to-image checkpoint that predicts noise."""
     return _text_to_image(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def lpips_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the form of LPIPS's."""
+    import torch
+    from safetensors.torch import save_file
+
+    draw = torch.Generator().manual_seed(1)
+    tensors = {}
+
+    def layer(name: str, before: int, after: int, side: int) -> None:
+        fan = before * side**2
+        tensors[f"features.{name}.weight"] = torch.randn(after, before, side, side, generator=draw) * (2 / fan) ** 0.5
+        tensors[f"features.{name}.bias"] = torch.randn(after, generator=draw) * 0.1
+
+    layer("0", 3, 64, 3)
+    width = 64
+    for i, (squeezed, expanded) in {3: (16, 64), 4: (16, 64), 6: (32, 128), 7: (32, 128), 9: (48, 192), 10: (48, 192),
+                                    11: (64, 256), 12: (64, 256)}.items():  # fmt: skip
+        layer(f"{i}.squeeze", width, squeezed, 1)
+        layer(f"{i}.expand1x1", squeezed, expanded, 1)
+        layer(f"{i}.expand3x3", squeezed, expanded, 3)
+        width = 2 * expanded
+    for i, channels in enumerate((64, 128, 256, 384, 384, 512, 512)):
+        tensors[f"lin{i}.weight"] = torch.rand(1, channels, 1, 1, generator=draw)
+    path = tmp_path_factory.mktemp("lpips") / "lpips.safetensors"
+    save_file(tensors, path)
+    return path

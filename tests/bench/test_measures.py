@@ -18,6 +18,7 @@ from torch import nn
 
 from unires.bench import measures
 from unires.errors import UniresError
+from unires.train.lpips import Lpips
 
 from .conftest import picture, tensor
 
@@ -122,17 +123,6 @@ class SqueezeNet(nn.Module):
         )
 
 
-@pytest.fixture(scope="module")
-def lpips_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights in the form of the real ones."""
-    torch.manual_seed(1)
-    tensors = {k: v * 1.5 for k, v in SqueezeNet().state_dict().items()}
-    tensors |= {f"lin{i}.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 384, 384, 512, 512))}
-    path = tmp_path_factory.mktemp("lpips") / "lpips.safetensors"
-    save_file(tensors, path)
-    return path
-
-
 def slow_lpips(path: Path, a: torch.Tensor, b: torch.Tensor) -> float:
     """Zhang et al. 2018, from modules: taps after the layers 1, 4, 7, 9, 10, 11, 12."""
     from safetensors.torch import load_file
@@ -154,7 +144,7 @@ def slow_lpips(path: Path, a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_lpips_against_plain_modules(lpips_file: Path, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
-    ours = measures.Lpips(lpips_file)
+    ours = Lpips(lpips_file)
     with torch.no_grad():
         assert float(ours(*pair)) == pytest.approx(slow_lpips(lpips_file, *pair), abs=1e-4)
     assert float(ours(pair[0], pair[0])) == 0
@@ -184,7 +174,7 @@ def test_lpips_is_that_of_the_package(
     theirs.load_state_dict(state)
     with torch.no_grad():
         expected = float(theirs(pair[0] * 2 - 1, pair[1] * 2 - 1))
-    assert float(measures.Lpips(lpips_file)(*pair)) == pytest.approx(expected, abs=1e-4)
+    assert float(Lpips(lpips_file)(*pair)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_lpips_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

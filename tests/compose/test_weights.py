@@ -241,7 +241,7 @@ def test_experts_print_as_they_are_read() -> None:
 @pytest.mark.parametrize("scale", [1, 1.5, 4])
 @pytest.mark.parametrize("fidelity", [0, 0.3, 1])
 def test_presets_are_weights(scale: float, fidelity: float) -> None:
-    w = presets.crisper(presets.default_weights(scale, TASKS), fidelity)
+    w = presets.inventive(presets.default_weights(scale, TASKS), fidelity)
     torch.testing.assert_close(w.values.sum(1), torch.ones(w.steps))
     steps = presets.default_steps(fidelity, w)
     assert steps == {0: 8, 0.3: 6, 1: 1}[fidelity]
@@ -249,12 +249,31 @@ def test_presets_are_weights(scale: float, fidelity: float) -> None:
     assert invents == pytest.approx(0.3 * (1 - fidelity), abs=1e-5)
 
 
-def test_crisper_keeps_maps_and_steps() -> None:
+def test_lower_fidelity_keeps_maps_and_steps() -> None:
     maps = torch.rand(2, 2, 3, 4)
-    w = presets.crisper(Weights((A, K), maps / maps.sum(dim=1, keepdim=True)), 0.5)
+    w = presets.inventive(Weights((A, K), maps / maps.sum(dim=1, keepdim=True)), 0.5)
     torch.testing.assert_close(w.values.sum(dim=1), torch.ones(2, 3, 4))
     assert float(w.values[1, 2].mean()) == pytest.approx(0.15)
     assert w.first(1).steps == 1 and w.first(5).steps == 2
+
+
+@pytest.mark.parametrize("fidelity", [0, 0.3, 1])
+def test_crisper_is_one_step_more(fidelity: float) -> None:
+    maps = torch.rand(2, 2, 3, 4)
+    before = Weights((A, Expert("keep", "relay")), maps / maps.sum(dim=1, keepdim=True))
+    w = presets.crisper(before, fidelity)
+    if fidelity == 1:
+        assert w is before
+        return
+    assert w.steps == 3
+    torch.testing.assert_close(w.first(2).values[:, :2], before.values)
+    last = {str(w.experts[i]): float(w.values[2, i].mean()) for i in w.active(2)}
+    expected = {"keep@relay": fidelity, "crisp@relay": 1 - fidelity}
+    assert last == pytest.approx({name: share for name, share in expected.items() if share})
+
+
+def test_what_needs_nothing_is_not_made_crisp() -> None:
+    assert presets.crisper(parse("keep"), 0.0).only_keep
 
 
 def test_as_many_steps_as_lists() -> None:

@@ -27,6 +27,7 @@ from unires.photo.tiles import Window, cut
 from unires.restore import restorer as module
 from unires.restore.restorer import Restorer, pick_device
 from unires.sample.sampler import sample
+from unires.train.expert import with_task
 
 LEVEL = 1 / 255
 
@@ -355,6 +356,28 @@ def test_after_the_first_steps_the_router_looks_again(
     for options in ({"steps": 1}, {"steps": 2}, {"weights": "denoise"}, {"fidelity": 0.5}):
         routed.pixels(photo, **options)
     assert len(seen) == 5
+
+
+def test_fidelity_turns_to_the_expert_for_it(routed: Restorer, photo: Any, tiny_net: Any) -> None:
+    net = with_task(tiny_net(), "crisp", 50.0)
+    net.added[-1].data.normal_(std=0.3, generator=torch.Generator().manual_seed(2))
+    crisps = Restorer(CompactDenoiser(net, "cpu", torch.float32), router=routed.router)
+    truest = crisps.pixels(photo)
+    torch.testing.assert_close(truest, routed.pixels(photo), atol=1e-5, rtol=0)
+    crispest = crisps.pixels(photo, fidelity=0.0)
+    assert crisps.report is not None
+    passes = crisps.report.passes
+    assert crisps.report.steps == 3 and str(crisps.report.weights).endswith("; crisp@relay=1")
+    alone = sample(crisps.denoiser, truest, Weights.parse("crisp", crisps.denoiser.facts.tasks))
+    torch.testing.assert_close(crispest, alone, atol=1e-4, rtol=0)
+    assert not torch.allclose(crispest, truest, atol=1e-3)
+    between = crisps.pixels(photo, fidelity=0.25)  # the ends, blended
+    torch.testing.assert_close(between, truest.lerp(crispest, 0.75), atol=1e-5, rtol=0)
+    assert crisps.report.passes == passes
+    crisps.pixels(photo, fidelity=0.25, steps=4)  # who asks for steps gets samples
+    assert crisps.report.steps == 4 and "down2" in str(crisps.report.weights)
+    crisps.pixels(photo, fidelity=0.25, weights="denoise")
+    assert str(crisps.report.weights) == "denoise=1; keep@relay=0.25,crisp@relay=0.75"
 
 
 def test_experts_are_told_what_was_read(routed: Restorer, photo: Any) -> None:

@@ -19,6 +19,7 @@ from unires.degrade.recipe import Recipe
 TWICE = "chain:blind>blind"
 EQUAL = ",".join(f"{e}={1 / len(FIVE)}" for e in FIVE)
 SEARCHED = {"search:grid": "grid", "search:frequent": "frequent sets", "search:climb": "climbed"}
+MIXED = "trained on mixtures"
 ROUTED = {"default [steps=1 maps=0]": "scalars", "default [steps=1]": "maps", "default": "maps and relay"}
 
 
@@ -43,6 +44,7 @@ def composition(bench: Bench, scope: Scope) -> list[Table]:
             rows += _best(Results(rows), s.name, label, candidates)
     results = Results(rows)
     searched = [label for name, label in SEARCHED.items() if name in scope.methods]  # the grid takes its time
+    searched += [MIXED for name in scope.methods if name.startswith("mixed:")]
     columns = ["input", "best single", "blind", "blind twice", "best chain", "equal", *searched, *ROUTED.values(),
                "best a recipe"]
     table = Table("Composition: mean PSNR", ["mixture", *columns, "passes"])
@@ -66,7 +68,8 @@ def composition(bench: Bench, scope: Scope) -> list[Table]:
 def _renamed(row: Row, best: dict[str, str]) -> Row:
     """Under the name of its column."""
     names = {**ROUTED, **SEARCHED, TWICE: "blind twice", EQUAL: "equal", best.get(row["set"], ""): "best a recipe"}
-    return {**row, "method": names.get(row["method"], row["method"])}
+    label = MIXED if row["method"].startswith("mixed:") else row["method"]
+    return {**row, "method": names.get(row["method"], label)}
 
 
 def _best(results: Results, photo_set: str, label: str, candidates: Sequence[str]) -> list[Row]:

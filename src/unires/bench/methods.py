@@ -7,6 +7,7 @@
     chain:denoise>motion-deblur  one after the other, each on the result of the one before
     search:grid                  the best of the paper's 1,512 weights, by the harm that the router sees left;
                                  search:frequent: of `presets.FREQUENT`; search:climb: by gradient
+    mixed:FOLDER                 the blind expert of another model, such as one that `unires train` trained on mixtures
     ... [steps=8 fidelity=0]     dials after it, in brackets; exact=1: computed in float32; maps=0: with default, the
                                  router's weights, but the same for all places; ensemble=8: the mean of eight views
     bm3d, nlm, ...               peers (`unires.bench.peers`)
@@ -170,6 +171,8 @@ def open_method(text: str, photo_set: PhotoSet, ours: Ours) -> Method:
     kind, colon, rest = name.partition(":")
     if kind == "search":
         return ours.searched(name, rest)
+    if kind == "mixed":
+        return Ours(rest, ours.device, ours.number_type).method(text, "blind", dials)
     if kind == "chain":
         return ours.chain(name, rest.split(">"))
     if colon and kind in programs.KINDS:

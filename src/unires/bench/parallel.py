@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from unires.bench.measures import Extra, Lpips
+from unires.bench.measures import Extra
 from unires.bench.methods import Ours
 from unires.bench.run import Bench, Job, Store
 from unires.bench.sets import PhotoSet
+from unires.train.lpips import Lpips
 
 
 @dataclasses.dataclass(frozen=True)

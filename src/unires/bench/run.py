@@ -24,6 +24,7 @@ from unires.bench.methods import Ours, open_method
 from unires.bench.sets import Case, PhotoSet
 from unires.degrade import operators
 from unires.errors import UniresError
+from unires.train.lpips import Lpips
 
 CAP = 120.0  # dB, in place of infinity for identical pictures; one 8-bit step in one pixel of a megapixel is 113
 Row = dict[str, Any]
@@ -81,7 +82,7 @@ class Bench:
 
     ours: Ours
     store: Store
-    lpips: measures.Lpips | None = None
+    lpips: Lpips | None = None
     cache: Path | None = None
     extra: measures.Extra = field(default_factory=measures.Extra)
     timed: bool = True

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from unires.compose.experts import Expert
+from unires.compose.experts import KEEP, Expert
 from unires.compose.weights import Weights
 
+CRISP = "crisp"  # the expert that a model may have for fidelity below 1 (`unires.train.crisp`)
 MOST_STEPS = 8
 CRISPEST = 0.3  # weight of the reduced photo's estimate at fidelity 0
 FREQUENT = ("super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg", "keep")
@@ -23,7 +24,22 @@ def default_weights(scale: float, tasks: Sequence[str]) -> Weights:
 
 
 def crisper(weights: Weights, fidelity: float) -> Weights:
-    """Lower fidelity moves weight to the estimate from a reduced photo, which invents more."""
+    """For a model with the expert CRISP: one step more, in which lower fidelity moves weight to it from what the steps
+    before left. So places between the two ends are blends of these."""
+    if fidelity >= 1 or weights.only_keep:
+        return weights
+    experts = tuple(dict.fromkeys((*weights.experts, Expert(KEEP, "relay"), Expert(CRISP, "relay"))))
+    steps, _, *size = weights.values.shape
+    values = weights.values.new_zeros(steps + 1, len(experts), *size)
+    values[:steps, : len(weights.experts)] = weights.values
+    values[steps, experts.index(Expert(KEEP, "relay"))] = fidelity
+    values[steps, experts.index(Expert(CRISP, "relay"))] = 1 - fidelity
+    return Weights(experts, values)
+
+
+def inventive(weights: Weights, fidelity: float) -> Weights:
+    """For a model without it: lower fidelity moves weight to the estimate from a reduced photo, which invents more, and
+    `default_steps` samples more."""
     if fidelity >= 1:
         return weights
     share = CRISPEST * (1 - fidelity)

@@ -240,8 +240,11 @@ def run_degrade(args: argparse.Namespace) -> None:
 def run_train(args: argparse.Namespace) -> None:
     from unires.train.config import TrainConfig
     from unires.train.loop import Trainer
+    from unires.train.mixed import MixedTrainer
 
-    Trainer(TrainConfig.read(Path(args.config), args.changes), log=lambda line: print(line, flush=True)).run()
+    config = TrainConfig.read(Path(args.config), args.changes)
+    kind = MixedTrainer if config.mixtures else Trainer
+    kind(config, log=lambda line: print(line, flush=True)).run()
 
 
 def run_train_router(args: argparse.Namespace) -> None:

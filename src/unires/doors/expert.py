@@ -14,6 +14,8 @@ network can be an expert, too.
   unires add-expert scanner --data pairs -o mine         pairs: 1_lq.png and 1_gt.png, 2_lq.png and 2_gt.png, ...
   unires add-expert haze --data photos --degradation "haze" -o mine
                                                          clean photos, degraded on the fly
+  unires add-expert crisp --data photos --lpips lpips_squeeze.safetensors -o mine
+                                                         what `unires restore --fidelity 0` turns to
   unires add-expert faces --network mynet --task denoise -o mine
                                                          a whole network that `unires train` made, as it is
   unires restore photo.jpg --model mine --weights "haze=0.8,denoise=0.2"
@@ -31,6 +33,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--task", default="blind", metavar="TASK", help="what --network is asked for (default blind)")
     parser.add_argument("--degradation", metavar="RECIPE", default="",
                         help="of clean photos, as `unires degrade --recipe` reads it")
+    parser.add_argument("--lpips", metavar="FILE",
+                        help="weights of LPIPS: the expert learns to make crisp what the others leave of clean photos; "
+                        "called crisp, it is what --fidelity turns to")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write the model to")
     parser.add_argument("--minutes", type=float, default=10, metavar="N", help="how long to train (default 10)")
     parser.add_argument("--rank", type=int, default=0, metavar="N", help="latent models: of adapters (default: none)")
@@ -46,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
         add_network(args.name, Path(args.network), args.task, Path(args.output), model)
         print(f"Added {args.name}: {args.task} of {args.network}.")
         return
+    lpips = None if args.lpips is None else Path(args.lpips)
     task = ExpertTraining(args.name, Path(args.data), Path(args.output), model, args.degradation, args.minutes,
-                          rank=args.rank, device=args.device)  # fmt: skip
+                          batch=4 if lpips is None else 8, rank=args.rank, device=args.device, lpips=lpips)  # fmt: skip
     add_expert(task, log=lambda line: print(line, flush=True))

@@ -183,17 +183,24 @@ class Restorer:
             raise OptionError(f"The steps are a whole number from 1 to {MOST_STEPS}, not {steps!r}.")
         aim = 1.0 if fidelity is None else fidelity
         tasks = self.denoiser.facts.tasks
+        sampled = self._samples(fidelity, steps)
         if weights is None:
             # relay steps serve least error: where detail is to be sampled, the experts of one step go on
-            most = 1 if aim < 1 else steps or MOST_STEPS
+            most = 1 if sampled else steps or MOST_STEPS
             weights = presets.default_weights(scale, tasks).first(most) if reading is None else reading.within(most)
-            weights = presets.crisper(weights, aim)
+            weights = presets.inventive(weights, aim) if sampled else weights
         elif isinstance(weights, str):
             weights = Weights.load(Path(weights), tasks) if weights.endswith(".json") else Weights.parse(weights, tasks)
-        count = presets.default_steps(aim, weights) if steps is None else steps
+        if not sampled:
+            weights = presets.crisper(weights, aim)
+        count = steps or (presets.default_steps(aim, weights) if sampled else weights.steps)
         if count < weights.steps:
             raise OptionError(f"There are weights for {weights.steps} steps, but only {count} to run.")
         return weights, count
+
+    def _samples(self, fidelity: float | None, steps: int | None) -> bool:
+        """Whether lower fidelity comes from sampling: where there is no `crisp`, or so many steps are asked for."""
+        return fidelity not in (None, 1) and (steps is not None or presets.CRISP not in self.denoiser.facts.tasks)
 
     def pixels(
         self,
@@ -233,11 +240,12 @@ class Restorer:
                 return self._one_by_one(picture, make, options, progress)
             reading = self.router.read(large)
             chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale, reading)
-            if chosen is reading.weights and o.steps is None and reading.cleaning:
+            routed = o.weights is None and o.steps is None and not self._samples(o.fidelity, None)
+            if routed and reading.cleaning:
                 done = reading.cleaning
                 cleaned, tiles = self._cleaned(large, reading, o.tile, lambda share: climb(share * done / (done + 1)))
                 reading = self.router.look_again(reading, cleaned)
-                chosen, count = reading.weights, reading.weights.steps
+                chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale, reading)
         height, width = large.shape[-2:]
         finished = large if chosen.only_keep else cleaned if done == count else None
         passes = 0 if finished is large and cleaned is None else chosen.passes(count)

@@ -60,11 +60,14 @@ class ExpertTraining:
     rank: int = 0  # of a latent model's adapters; 0: the expert is an embedding alone
     seed: int = 0
     device: str = "auto"
+    lpips: Path | None = None  # weights of LPIPS: the expert learns what `crisp.py` says, from clean photos
 
     def __post_init__(self) -> None:
         check_name(self.name)
         if not self.minutes > 0:
             raise OptionError(f"The minutes must be more than 0, not {self.minutes}.")
+        if self.lpips is not None and self.degradation:
+            raise OptionError("With --lpips an expert learns from what the others leave: it takes no --degradation.")
         if self.rank < 0:
             raise OptionError(f"The rank must be at least 0, not {self.rank}.")
 
@@ -112,8 +115,13 @@ def add_expert(c: ExpertTraining, log: Log = print) -> None:
     if c.rank:
         raise OptionError("Adapters (--rank) are for latent models; in a compact one an expert has its own modulation.")
     old = load_net(c.model)
-    if c.name in (*old.config.tasks, *networks(c.model)):
+    again = c.lpips is not None and len(old.added) and c.name == old.config.tasks[-1]
+    if c.name in (*old.config.tasks, *networks(c.model)) and not again:
         raise OptionError(f"The model has an expert {shown(c.name)} already; choose another name.")
+    if c.lpips is not None:
+        from unires.train.crisp import add_crisp
+
+        return add_crisp(c, old, log)
     with new_folder(c.out) as folder:
         crops = Crops(c)
         clean, degraded = crops.measured(c)
@@ -122,7 +130,8 @@ def add_expert(c: ExpertTraining, log: Log = print) -> None:
         steps, minutes = train(net, crops, c, log)
         before = psnr_of((degraded - clean) / 2)
         blind, after = (measure(net, task, clean, degraded) for task in ("blind", c.name))
-        figures = f"input {before:.2f}, blind {blind:.2f}, {c.name} {after:.2f} dB on {MEASURED} training crops"
+        figures = (f"PSNR of the input {before:.2f}, of blind {blind:.2f}, of {c.name} {after:.2f} dB on {MEASURED} "
+                   "training crops")  # fmt: skip
         save_with_task(folder, c.model, net, notes(c, crops, steps, minutes, figures))
     log(f"Added {c.name} in {steps} steps: {figures}.")
 
@@ -148,10 +157,11 @@ def check_name(name: str) -> None:
 
 def notes(c: ExpertTraining, crops: Crops, steps: int, minutes: float, figures: str) -> str:
     """What the model card says of the new expert."""
-    source = f"{len(crops.clean)} " + (f"photos degraded by `{c.degradation}`" if c.degradation else "pairs")
+    by = " and what the other experts leave of them" if c.lpips else f" degraded by `{c.degradation}`"
+    source = f"{len(crops.clean)} " + (f"photos{by}" if c.lpips or c.degradation else "pairs")
     return (
         f"\n## The expert `{c.name}`\n\nAdded by {steps} steps of {c.batch} crops of {crops.crop} pixels, "
-        f"{minutes:.1f} minutes, on {source}; all else was frozen. PSNR of one step: {figures}.\n"
+        f"{minutes:.1f} minutes, on {source}; all else was frozen. One step: {figures}.\n"
     )
 
 

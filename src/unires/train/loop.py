@@ -175,14 +175,19 @@ class Trainer:
             for name, count in twice.items():
                 own, end = slice(end, end + count), end + count
                 add(name, whole[own], isolated.Degraded(*(v[own] for v in twofold)), cleaned[own])
+        tasks, severities, angles, marks = (torch.cat(v) for v in (task, severity, angle, relayed))
+        return self._cut(torch.cat(clean), torch.cat(degraded), (tasks, severities, angles, marks), host, device)
+
+    def _cut(
+        self, clean: Tensor, degraded: Tensor, known: tuple[Tensor, ...], host: torch.Generator, device: torch.Generator
+    ) -> Batch:
+        """The samples without their margin, at a random offset. known: task, severity, angle and relayed of `Batch`."""
+        c = self.config
         top, left = torch.randint(0, 2 * c.margin + 1, (2,), generator=host).tolist() if c.margin else (0, 0)
         window = (..., slice(top, top + c.crop), slice(left, left + c.crop))
-
-        def both(x: list[Tensor]) -> Tensor:
-            return torch.cat(x)[window].contiguous(memory_format=torch.channels_last) * 2 - 1
-
-        tasks, severities, angles, marks = (torch.cat(v).to(self.device) for v in (task, severity, angle, relayed))
-        return Batch(both(clean), both(degraded), tasks, severities, angles, marks, device)
+        good, bad = (x[window].contiguous(memory_format=torch.channels_last) * 2 - 1 for x in (clean, degraded))
+        task, severity, angle, relayed = (v.to(self.device) for v in known)
+        return Batch(good, bad, task, severity, angle, relayed, device)
 
     def _relayed(
         self, clean: Tensor, counts: dict[str, int], host: torch.Generator, device: torch.Generator
