@@ -99,7 +99,8 @@ def test_the_named_runs(data: Path, model: str, tmp_path: Path, capsys: pytest.C
     out = capsys.readouterr().out
     assert "best a recipe" in out and re.search(r"^mean .*bar \+1\.5", out, re.MULTILINE)
     assert main(["bench", "ablations", *common]) == 0
-    assert "no negative weights" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "no negative weights" in out and "need not sum to one" in out and "4, falling" in out
     assert main(["bench", "dial", "--photos", "1", *common]) == 0
     assert "LPIPS was not measured" in capsys.readouterr().out
     assert main(["bench", "precision", "--photos", "1", *common]) == 0

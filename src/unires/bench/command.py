@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unires.bench import dials, document, named, page, parallel, plots, profile, reading, report, sets, speed
+from unires.bench.ablations import ablations
 from unires.bench.composition import composition
 from unires.bench.measures import Extra, find_lpips, lpips_path
 from unires.bench.methods import Ours, model_hash
@@ -20,7 +21,7 @@ from unires.errors import OptionError, UniresError, nearest
 
 Quality = Callable[[Bench, named.Scope], list[Table]]
 QUALITY: dict[str, Quality] = {
-    "experts": named.experts, "mixtures": named.mixtures, "composition": composition, "ablations": named.ablations,
+    "experts": named.experts, "mixtures": named.mixtures, "composition": composition, "ablations": ablations,
     "search": searching, "report": reading.report, "main": named.main, "dial": dials.dial, "precision": dials.precision,
 }
 RUNS = (*QUALITY, "new-experts", "compare", "speed", "profile", "scale", "sets", "docs")
@@ -96,7 +97,7 @@ def _quality(wanted: Wanted, out: Path) -> str:
     facts = document.facts(wanted.words, bench.ours.restorer.device)
     paths = report.write(tables, out, wanted.what, facts, pictures)
     # what has every measure of every method is too long for a terminal, but for the runs that are about that
-    shown = tables if wanted.what in ("main", "compare", "ablations", "report") else tables[:-1]
+    shown = tables if wanted.what in ("main", "compare", "report") else tables[:-1]
     return "\n\n".join([*(t.text() for t in shown), f"Written: {', '.join(map(str, [*paths, *written]))}"])
 
 

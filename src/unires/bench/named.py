@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from unires.bench import oracle
@@ -201,33 +200,6 @@ def _mixtures_table(
         met = f"bar {MIXTURES_BAR:+.1f}: {'yes' if means[-1] >= MIXTURES_BAR else 'NO'}"
         table.rows.append(["mean", *(f"{m:.2f}" for m in means[:-1]), f"{means[-1]:+.2f}", met])
     return table
-
-
-def ablations(bench: Bench, scope: Scope) -> list[Table]:
-    """What each part of the weighted sum is worth on mixtures: the best weights a recipe with a part taken away. From
-    the experts' products alone, in closed form (neither clipped nor rounded)."""
-    sets = [s for s in scope.open("mixtures") if not s.missing]
-    found = oracle.collect_all(bench, sets, KEYS, singles=True)
-    everything = list(range(len(KEYS)))
-    variants: dict[str, Callable[[list[Tensor]], Tensor]] = {"all experts, blind and keep": oracle.best_weights}
-    for i, key in enumerate(KEYS):
-        rest = [j for j in everything if j != i]
-        variants[f"without {key}"] = lambda grams, rest=rest: oracle.subset_weights(grams, rest)  # type: ignore[misc]
-    variants["no negative weights"] = oracle.best_of_signs
-    variants["the same weight for all"] = lambda grams: torch.full((len(KEYS),), 1 / len(KEYS)).double()
-    for i, key in enumerate(KEYS):
-        variants[f"{key} alone"] = lambda grams, i=i: torch.eye(len(KEYS)).double()[i]  # type: ignore[misc]
-    table = Table("Ablations on mixtures, one step", ["weights", "mean PSNR", "less than all"])
-    scores: dict[str, list[float]] = {}
-    for name, choose in variants.items():
-        weights = {s: choose(grams) for s, grams in found.items()}
-        scores[name] = [oracle.psnr_of(g, weights[s]) for s, grams in found.items() for g in grams]
-    whole = scores[next(iter(variants))]
-    for name, own in scores.items():
-        gap = mean_interval([a - b for a, b in zip(own, whole, strict=True)])
-        table.rows.append([name, plain(mean_interval(own)), "-" if own is whole else signed(gap)])
-    table.notes += [scope.note(bench, sets), "Weights are chosen for each recipe with the truth at hand."]
-    return [table]
 
 
 def tuned_weights(bench: Bench, scope: Scope) -> Tensor | None:

@@ -21,6 +21,7 @@ from unires.compose.experts import KEEP
 from unires.degrade import operators
 
 Grams = dict[str, list[Tensor]]
+MEAN = "mean"  # the degraded photo's mean colour everywhere: with it the weights of the others need not sum to one
 
 
 def gram(results: Sequence[Tensor], truth: Tensor) -> Tensor:
@@ -91,10 +92,10 @@ def describe(experts: Sequence[str], w: Tensor) -> str:
 
 
 def collect(bench: Bench, photo_set: PhotoSet, experts: Sequence[str], singles: bool) -> list[Tensor]:
-    """Every photo's matrix for the experts (`keep`, if wanted, last), one step; and with `singles`, the result row of
-    each of them alone goes to the store, since the passes are there anyhow."""
+    """Every photo's matrix for the experts, one step, in this order, but KEEP and MEAN, if wanted, last; and with
+    `singles`, the result row of each of them alone goes to the store, since the passes are there anyhow."""
     grams = []
-    names = [e for e in experts if e != KEEP]
+    names = [e for e in experts if e not in (KEEP, MEAN)]
     for index, entry in enumerate(photo_set.files):
         base: Row = {"set": photo_set.name, "definition": photo_set.definition, "photo": entry.photo}
         key: Row = {**base, "method": f"oracle {','.join(experts)}", "version": bench.ours.version}
@@ -105,7 +106,8 @@ def collect(bench: Bench, photo_set: PhotoSet, experts: Sequence[str], singles: 
             case = photo_set.load(index, bench.cache)
             assert case.gt is not None
             results = _passes(bench, case, names)
-            matrix = gram([*results, *[case.lq] * (KEEP in experts)], case.gt)
+            mean = case.lq.mean(dim=(2, 3), keepdim=True).expand_as(case.lq)
+            matrix = gram([*results, *[case.lq] * (KEEP in experts), *[mean] * (MEAN in experts)], case.gt)
             known = {**key, "gram": matrix.tolist()}
             bench.store.add(known)
             for row, result in zip(own, results, strict=False):
