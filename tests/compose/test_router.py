@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from unires.compose.report import SEEN, Judgement
 from unires.compose.router import FILE, LEAST, Router, RouterConfig
 from unires.compose.spectrum import CELL, light
 from unires.degrade.isolated import TASKS
+from unires.degrade.recipe import Recipe
 from unires.errors import UniresError
 
 STEPS = (("blind", "denoise", "keep"), ("keep@relay", "denoise@relay"))
@@ -155,6 +157,22 @@ def test_what_is_found_is_sorted_and_told(router: Router, photo: Any) -> None:
     assert {task: hint.severity for task, hint in told.items()} == pytest.approx(
         {"denoise": 0.4, "dejpeg": 0.5, "super-resolution": 0.1, "motion-deblur": 0.2}
     )  # noise is there: the blur's size stays as it was read
+
+
+def test_a_direction_that_noise_hides_is_read_in_what_the_first_steps_left(router: Router, photo: Any) -> None:
+    blurred = Recipe.parse("motion(length=13, angle=40)")(photo, 0)
+    noisy = Recipe.parse("noise(sigma=60) + jpeg(quality=15)")(blurred, 0)
+    present, severity = torch.tensor([0.01, 0.9, 0.01, 0.95, 0.01]), torch.full((5,), 0.6)
+    judged = Judgement(present.logit(), severity, torch.zeros(5), torch.zeros(2), torch.zeros(5, 1, 1))
+    hidden, shown = (light(x)[0].mean(dim=(0, 1)) for x in (noisy, blurred))
+    known, told = router.known(judged, hidden)
+    assert told["motion-deblur"].angle is None
+    seen, better = router.known(judged, hidden, shown)
+    angle = better["motion-deblur"].angle
+    assert angle is not None and math.degrees(angle) == pytest.approx(40, abs=3)
+    place = 3 * len(TASKS)  # of the evidence for a motion
+    assert float(seen[place]) > float(known[place]) + 0.1
+    assert router.known(judged, shown, hidden)[1]["motion-deblur"] == better["motion-deblur"]
 
 
 @pytest.mark.parametrize(("present", "counts"), [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,22 +170,27 @@ class Router(nn.Module):
             Weigher(known, config.weigh_width, config.tasks, pool) for plan in config.plans for pool in plan
         )
 
-    def known(self, judged: Judgement, plane: Tensor | None) -> tuple[Tensor, dict[str, Hint]]:
-        """All that is known of one photo, from what the report says of it and from the mean log power of its light: for
-        `decide`, and for the experts. Each is told how strong its degradation is, where that is possible at all; blurs
-        are looked at more closely (without a plane they aren't), and the evidence for one tells `decide` whether its
-        expert can be relied on."""
+    def known(
+        self, judged: Judgement, plane: Tensor | None, cleaned: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Hint]]:
+        """All that is known of one photo, from what the report says of it and from the mean log power of its light
+        (plane) and of the light of what the first steps left (cleaned): for `decide`, and for the experts. Each is told
+        how strong its degradation is, where that is possible at all; blurs are looked at more closely (without a plane
+        they aren't), in the light that shows them better, and the evidence for one tells `decide` whether its expert
+        can be relied on."""
         sure, possible = _decided(judged), judged.presence.sigmoid() >= POSSIBLE
         covered = [k for k, task in enumerate(self.config.tasks) if task in COVERS and float(sure[k]) >= SURE]
-        fit = None if plane is None else Fit(plane, clean=not covered)
+        fits = [] if plane is None else [Fit(plane, clean=not covered)]
+        if cleaned is not None:
+            fits.append(Fit(cleaned, clean=False))
         told: dict[str, Hint] = {}
         evidence = dict.fromkeys(EXTENTS, 0.0)
         for k, task in enumerate(self.config.tasks):
             if possible[k]:
                 told[task] = Hint(float(judged.severity[k].clamp(0, 1)))
-                if task in EXTENTS and fit is not None:
-                    turn = float(judged.turn[0]), float(judged.turn[1])
-                    told[task], evidence[task] = fit.hint(task, told[task].severity, turn)
+                if task in EXTENTS and fits:
+                    turn, read = (float(judged.turn[0]), float(judged.turn[1])), told[task].severity
+                    told[task], evidence[task] = max((fit.hint(task, read, turn) for fit in fits), key=lambda f: f[1])
         covers = torch.tensor([task in COVERS for task in self.config.tasks], device=sure.device)
         if bool((sure[covers] >= LIKELY).all()) and bool((sure[~covers] < SURE).all()):
             # as in every camera's file: noise and JPEG, and under both a softness that may be the lens's own
@@ -202,15 +207,19 @@ class Router(nn.Module):
     @torch.inference_mode()
     def read(self, picture: Sliced) -> Reading:
         """Of a picture of any size, 1 x 3 x H x W, in tiles."""
+        return self.reading(*self._look(picture, self.report.see))
+
+    def _look(self, picture: Sliced, see: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """What is seen of a picture of any size, 1 x SEEN x h x w, and the mean log power of its light."""
         *_, height, width = picture.shape
         every = 2 if min(height, width) > LARGE else 1
         looks, total, count = [], torch.zeros(()), 0
         for part, rows, columns in self._tiles(picture):
-            looks.append(self.report.see(part)[..., rows, columns])
+            looks.append(see(part)[..., rows, columns])
             own = slice(rows.start, rows.stop, every), slice(columns.start, columns.stop, every)
             power = light(part, own)[0].flatten(0, 1)
             total, count = total + power.sum(dim=0), count + len(power)
-        return self.reading(_together(looks, width), total / count)
+        return _together(looks, width), total / count
 
     def _tiles(self, picture: Sliced) -> Iterator[tuple[Tensor, slice, slice]]:
         """Parts of a picture, from left to right and down, each with the rows and columns of it (places) that count."""
@@ -244,9 +253,9 @@ class Router(nn.Module):
         assert reading.seen is not None
         look, plane, before, rows = reading.seen
         reader = self.second.reader(self.report)
-        looks = [reader.see(round8(part))[..., r, c] for part, r, c in self._tiles(cleaned)]
-        judged = self.settled(before, reader(_together(looks, cleaned.shape[-1])).of(0))
-        known, told = self.known(judged, plane)
+        left, light_left = self._look(cleaned, lambda part: reader.see(round8(part)))
+        judged = self.settled(before, reader(left).of(0))
+        known, told = self.known(judged, plane, light_left)
         last = len(self.config.plans) - 1
         weights, _ = self.decide(look, known[None], last, len(rows))
         order = [self.weights([*rows, weights[0]], self.config.plans[last]), *reading.others]

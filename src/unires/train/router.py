@@ -26,7 +26,7 @@ from torch import Tensor
 from unires.compose.experts import KEEP, Expert
 from unires.compose.report import Judgement
 from unires.compose.router import LEAST, Router, RouterConfig
-from unires.compose.spectrum import CELL
+from unires.compose.spectrum import CELL, light
 from unires.degrade.isolated import TASKS
 from unires.degrade.operators import round8
 from unires.denoise.checkpoint import load_denoiser
@@ -116,7 +116,7 @@ class RouterTrainer:
 
         @torch.inference_mode()
         def one(s: Sample) -> None:
-            s.known, s.told = self.router.known(s.judged, s.plane)
+            s.known, s.told = self.router.known(s.judged, s.plane, s.left)
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(one, samples))
@@ -131,7 +131,9 @@ class RouterTrainer:
         for s in samples:
             rows = self.router.rows(s.look[None].float(), s.known.to(self.device), plan, last)
             if self.router.cleaning(rows):
-                said = reader(reader.see(round8(self._estimate([s], plan, last - 1)))).of(0)
+                cleaned = self._estimate([s], plan, last - 1)
+                s.left = light(cleaned).mean(dim=(1, 2))[0].cpu()
+                said = reader(reader.see(round8(cleaned))).of(0)
                 before = Judgement(*(v.to(self.device) for v in s.judged))
                 s.judged = Judgement(*(v.cpu() for v in self.router.settled(before, said)))
         self.settle(samples)

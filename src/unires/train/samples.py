@@ -35,6 +35,7 @@ class Sample:
     plane: Tensor  # mean log power of light (`compose.spectrum.light`) of the whole crop
     look: Tensor  # what `Report.see` makes of the whole crop, SEEN x h x w, float16
     judged: Judgement  # what the report says of it
+    left: Tensor | None = None  # like `plane`, of what the first steps left of the centre
     known: Tensor = field(default_factory=lambda: torch.empty(0))  # as `Router.known` has it
     told: dict[str, Hint] = field(default_factory=dict)
     asked: Tensor = field(default_factory=lambda: torch.empty(0))  # K x 3 x H x W, of the first plan's first step
