@@ -98,8 +98,8 @@ def build_parser() -> Parser:
                          help="1: closest to the truth (default); 0: crispest, details may be invented")
     restore.add_argument("--scale", type=number, default=1, metavar="1..4", help="enlarge by this factor (default 1)")
     restore.add_argument("--steps", type=whole, metavar="N",
-                         help="1 to 50 (default: as many as the weights are for, up to 8 with --fidelity below 1); "
-                         "more is slower and crisper")
+                         help="1 to 50 (default: as many as the weights are for); with --fidelity below 1 detail is "
+                         "sampled in so many")
     restore.add_argument("--ensemble", type=whole, default=1, metavar="1|2|4|8",
                          help="average so many turned and mirrored views: a little better, so many times slower")
     restore.add_argument("--detail", type=number, default=0, metavar="0..1",

@@ -26,7 +26,7 @@ from unires.train.lpips import Lpips
 
 ODDS = {"super-resolution": 0.3, "motion-deblur": 0.22, "defocus-deblur": 0.25, "denoise": 0.13, "dejpeg": 0.1}
 TWICE = 0.35  # of the pairs of `relay.AFTER`: cleaned by another expert first, as in mixtures
-ERROR = 0.1  # what squared error counts beside LPIPS, each as a multiple of what the expert before left
+ERROR = 0.025  # what squared error counts beside LPIPS, each as a multiple of what the expert before left
 JITTER = 0.02  # deviation of the severity that the expert before is told, as a router's reading has it
 FLOORS = 1e-4, 0.01  # of that error (pixels in [-1, 1]) and that LPIPS: what is nearly right stays as it is
 
