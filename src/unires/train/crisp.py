@@ -11,6 +11,7 @@ import copy
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unires.degrade import isolated
@@ -28,6 +29,8 @@ ODDS = {"super-resolution": 0.3, "motion-deblur": 0.22, "defocus-deblur": 0.25, 
 TWICE = 0.35  # of the pairs of `relay.AFTER`: cleaned by another expert first, as in mixtures
 ERROR = 0.025  # what squared error counts beside LPIPS, each as a multiple of what the expert before left
 JITTER = 0.02  # deviation of the severity that the expert before is told, as a router's reading has it
+TYPICAL = 0.1  # LPIPS of what the expert before left
+GRID = 3e4  # of `grid`: stripes of one level of 255 cost 0.6
 FLOORS = 1e-4, 0.01  # of that error (pixels in [-1, 1]) and that LPIPS: what is nearly right stays as it is
 
 
@@ -56,8 +59,8 @@ class Left(Crops):
         task = torch.tensor([TASKS.index(name) for name in ODDS])[kinds]
         with torch.no_grad():
             left = relay.expert(self.net, isolated.Degraded(pixels, told, angle), task, self.kind).clamp(0, 1).cpu()
-        top, where = torch.randint(2 * self.margin + 1, (2,), generator=generator).tolist()
-        window = (..., slice(top, top + self.crop), slice(where, where + self.crop))
+        top, side = torch.randint(2 * self.margin + 1, (2,), generator=generator).tolist()
+        window = (..., slice(top, top + self.crop), slice(side, side + self.crop))
         return clean[window] * 2 - 1, left[window] * 2 - 1
 
 
@@ -81,7 +84,8 @@ def add_crisp(c: ExpertTraining, old: CompactNet, log: Log) -> None:
 
         def value() -> Tensor:
             clean, given = left.draw(c.batch, host)
-            return loss(net, judge, clean.to(device), given.to(device), kind)
+            down, across = torch.randint(2, (2,), generator=host).tolist()
+            return loss(net, judge, clean.to(device), given.to(device), kind, (down, across))
 
         steps, minutes = descend(torch.optim.Adam([own], lr=c.rate or RATE, betas=(0.9, 0.99)), value, c, log)
         with torch.no_grad():
@@ -103,13 +107,26 @@ def crisper(net: CompactNet, left: Tensor, kind: torch.dtype) -> Tensor:
     return x.float()
 
 
-def loss(net: CompactNet, judge: Lpips, clean: Tensor, left: Tensor, kind: torch.dtype) -> Tensor:
-    """LPIPS and squared error of `crisper`, each divided by what `left` has of it."""
+def loss(
+    net: CompactNet, judge: Lpips, clean: Tensor, left: Tensor, kind: torch.dtype, shift: tuple[int, int] = (0, 0)
+) -> Tensor:
+    """LPIPS and squared error of `crisper`, each divided by what `left` has of it (LPIPS by its square root), and
+    `grid`. shift: the rows and columns that LPIPS doesn't see; its first layer looks at every other pixel, and shown
+    the same ones always it teaches a grid."""
     x = crisper(net, left, kind)
     least_error, least_distance = FLOORS
     error = (x - clean).square().mean(dim=(1, 2, 3)) / ((left - clean).square().mean(dim=(1, 2, 3)) + least_error)
-    target = (clean + 1) / 2
+    down, across = shift
+    seen, before, target = ((v[..., down:, across:] + 1) / 2 for v in (x, left, clean))
     with torch.no_grad():
-        before = judge((left + 1) / 2, target)
-    value: Tensor = (ERROR * error.cpu() + judge((x + 1) / 2, target) / (before + least_distance)).mean().float()
-    return value
+        was = judge(before, target) + least_distance
+    value: Tensor = (ERROR * error.cpu() + judge(seen, target) / (TYPICAL * was).sqrt()).mean().float()
+    return value + GRID * grid(x - left).cpu()
+
+
+def grid(change: Tensor) -> Tensor:
+    """How much of a change (B x 3 x H x W) alternates from pixel to pixel all over a neighbourhood, as what the
+    network puts together from quarters does and no photo: mean square."""
+    a, b, c, d = (change[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
+    waves = torch.cat((a - b + c - d, a + b - c - d, a - b - c + d), dim=1) / 4
+    return F.avg_pool2d(waves, 8, 4).square().mean()

@@ -111,6 +111,8 @@ def add_expert(c: ExpertTraining, log: Log = print) -> None:
     if read_config(c.model)["kind"] == "latent":
         from unires.train.latent_expert import add_latent_expert
 
+        if c.lpips is not None:
+            raise OptionError("An expert that --lpips trains is for compact models.")
         return add_latent_expert(c, log)
     if c.rank:
         raise OptionError("Adapters (--rank) are for latent models; in a compact one an expert has its own modulation.")
