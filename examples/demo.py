@@ -19,6 +19,7 @@ import unires
 SAMPLES = {
     "astronaut": (data.astronaut, "defocus(radius=1.5) + noise(sigma=12) + jpeg(quality=45)", None, (64, 0, 448, 384)),
     "cat": (data.chelsea, "noise(sigma=30)", "denoise", (60, 0, 410, 300)),
+    "dial": (data.astronaut, "resize(scale=2.5)", None, (150, 10, 410, 290)),
     "coffee": (data.coffee, "motion(length=9, angle=20) + noise(sigma=1)", "motion-deblur", (100, 40, 484, 360)),
 }
 GAP, BAND = 8, 22
@@ -52,8 +53,11 @@ def show(restorer: unires.Restorer, name: str, out: Path) -> None:
     titles = {
         f"degraded, {psnr(before, photo):.1f} dB": before,
         f"restored, {psnr(after, photo):.1f} dB": after,
-        "the original": photo,
     }
+    if name == "dial":
+        crisp = restorer(before, weights=weights, fidelity=0.0)
+        titles[f"--fidelity 0, {psnr(crisp, photo):.1f} dB"] = crisp
+    titles["the original"] = photo
     side_by_side(titles, box).save(out, quality=92, subsampling=0)
     gain = f"{psnr(before, photo):.2f} dB, restored {psnr(after, photo):.2f} dB in {seconds:.2f} s"
     print(f"{name}: {recipe}: {gain}; see {out}")
