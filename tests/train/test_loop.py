@@ -186,6 +186,31 @@ def test_the_blind_expert_sees_nothing_that_was_cleaned(
     assert relayed.any() and not blind[relayed].any() and float(blind[~relayed].float().mean()) > 0.7
 
 
+def test_of_what_was_cleaned_an_expert_is_told_less_exactly(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c = replace(config, batch=120, tasks={"motion-deblur": 1.0}, relay_share=0.5, task_dropout=0.0,
+                severity_dropout=0.0, severity_jitter=0.0, angle_dropout=0.0, relay_jitter=0.1, relay_angle_dropout=0.6)
+    trainer = Trainer(c, quiet)
+    told: list[tuple[torch.Tensor, ...]] = []
+    forward = CompactNet.forward
+
+    def listen(net: CompactNet, *inputs: torch.Tensor) -> torch.Tensor:
+        told.append(inputs)
+        return forward(net, *inputs)
+
+    batch = trainer.batch(trainer.step)
+    monkeypatch.setattr(CompactNet, "forward", listen)
+    trainer.started = 0.0
+    trainer.train_step(batch)
+    *_, severity, _, angle = told[-1]
+    second, off = batch.relayed > 0, severity - batch.severity
+    assert (off[~second] == 0).all() and 0.05 < float(off[second].std()) < 0.12
+    moves = ~batch.angle.isnan()
+    assert not angle[moves & ~second].isnan().any()
+    assert 0.4 < float(angle[moves & second].isnan().float().mean()) < 0.8
+
+
 def test_the_folder_is_a_checkpoint(config: TrainConfig) -> None:
     Trainer(config, quiet).run()
     denoiser = load_denoiser(Path(config.run), kind=torch.float32)

@@ -22,8 +22,8 @@ from unires.errors import UniresError
 
 PACKAGES = ("torch", "numpy", "pillow", "scikit-image", "scipy", "PyWavelets", "opencv-python-headless", "bm3d",
             "spandrel", "onnxruntime", "pyiqa")
-ORDER = ("main", "experts", "mixtures", "composition", "ablations", "dial", "precision", "new-experts", "report",
-         "compare", "speed", "profile")
+ORDER = ("main", "experts", "mixtures", "composition", "search", "ablations", "dial", "precision", "new-experts",
+         "report", "compare", "speed", "profile")
 INTRO = """\
 # Benchmarks
 

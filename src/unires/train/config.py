@@ -53,6 +53,9 @@ class TrainConfig:
     severity_dropout: float = 0.5
     severity_jitter: float = 0.02  # deviation of what experts are told from the truth, as a router's reading has it
     angle_jitter: float = 0.04  # likewise, radians
+    angle_dropout: float = 0.1  # of the motions' directions: not told
+    relay_jitter: float = 0.02  # `severity_jitter` where another expert has cleaned: less can be read there
+    relay_angle_dropout: float = 0.1  # likewise
     ema: float = 0.999
     clip: float = 1.0
     save_minutes: float = 5.0

@@ -251,13 +251,15 @@ class Trainer:
                 group["lr"] = rate
         clean, degraded, task, severity, angle, relayed, generator = batch
         # the blind expert sees isolated degradations alone
-        dropout = torch.where(relayed > 0, 0.0, c.task_dropout)
+        second = relayed > 0
+        dropout = torch.where(second, 0.0, c.task_dropout)
         with torch.autocast(self.device.type, self.kind, enabled=self.kind != torch.float32):
             value, _ = objective.loss(
                 self.net, self.uncertainty, clean, degraded, task, severity, angle, generator,
                 first_step_share=c.first_step_share, task_dropout=dropout, relayed=relayed,
                 condition_dropout=c.condition_dropout, severity_dropout=c.severity_dropout,
-                severity_jitter=c.severity_jitter, angle_jitter=c.angle_jitter,
+                severity_jitter=torch.where(second, c.relay_jitter, c.severity_jitter), angle_jitter=c.angle_jitter,
+                angle_dropout=torch.where(second, c.relay_angle_dropout, c.angle_dropout),
             )
         torch.autograd.backward(value)
         parameters = [*self.net.parameters(), *self.uncertainty.parameters()]

@@ -49,14 +49,15 @@ def loss(
     relayed: Tensor | None = None,
     condition_dropout: float = 0.1,
     severity_dropout: float = 0.5,
-    severity_jitter: float = 0.0,
+    severity_jitter: float | Tensor = 0.0,
     angle_jitter: float = 0.0,
+    angle_dropout: float | Tensor = 0.1,
 ) -> tuple[Tensor, Tensor]:
     """(p_z + p_c) |x_hat - x|^2, divided by its expectation; a share of the samples is at t = 1.
 
     clean, degraded: B x 3 x H x W in [-1, 1]; task: B indices into the network's tasks; severity, angle: B;
-    task_dropout: for all, or B; relayed: see Uncertainty (None: nothing was cleaned). Returns the mean loss and the
-    plain squared error of each sample."""
+    task_dropout, severity_jitter, angle_dropout: for all, or B; relayed: see Uncertainty (None: nothing was cleaned).
+    Returns the mean loss and the plain squared error of each sample."""
     count, device = clean.shape[0], clean.device
     u = torch.rand(6, count, generator=generator, device=device)
     t = torch.where(u[0] < first_step_share, torch.ones_like(u[1]), 0.01 + 0.99 * u[1])
@@ -64,7 +65,7 @@ def loss(
     told = torch.where(u[3] < task_dropout, 0, task)
     off = torch.randn(2, count, generator=generator, device=device)
     read = (severity + severity_jitter * off[0]).clamp(0, 1)
-    turned = torch.where(u[5] < 0.1, math.nan, angle + angle_jitter * off[1])
+    turned = torch.where(u[5] < angle_dropout, math.nan, angle + angle_jitter * off[1])
     hint = torch.where(u[4] < severity_dropout, torch.full_like(severity, -1), read)
     alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
     noise = torch.randn(clean.shape, generator=generator, device=device)

@@ -2,8 +2,9 @@
 
 An expert that was trained on its own degradation alone has never seen what is left of noise or of JPEG's blocks once
 they have been taken out: smooth traces that deblurring amplifies. Here a photo gets the task's own degradation, then
-noise or JPEG, as behind a lens, and the expert for that cleans it, told how strong it was. What comes out is the
-condition; the clean photo stays the target. Experts remain experts: none is asked to undo two degradations."""
+noise, JPEG or both, as behind a lens, and the experts for these clean it in that order, told how strong they were. What
+comes out is the condition; the clean photo stays the target. Experts remain experts: none is asked to undo two
+degradations."""
 
 from __future__ import annotations
 
@@ -16,11 +17,12 @@ from torch import Tensor
 from unires.degrade import isolated, operators
 from unires.denoise.compact import TASKS, CompactNet
 
-AFTER = {  # what a photo meets after a task's own degradation, and an expert takes out before the task's
-    "super-resolution": ("denoise", "dejpeg"),
-    "motion-deblur": ("denoise", "dejpeg"),
-    "defocus-deblur": ("denoise", "dejpeg"),
-    "denoise": ("dejpeg",),
+BLURRED = (("denoise",), ("dejpeg",), ("denoise", "dejpeg"))
+AFTER = {  # what a photo meets after a task's own degradation, and experts take out, in this order, before the task's
+    "super-resolution": BLURRED,
+    "motion-deblur": BLURRED,
+    "defocus-deblur": BLURRED,
+    "denoise": (("dejpeg",),),
 }
 LEAST = 0.8  # of what the expert would change: composed estimates leave some as it is
 
@@ -32,24 +34,31 @@ def pairs(
 ) -> tuple[isolated.Degraded, Tensor]:
     """Clean pixels x, B x 3 x H x W in [0, 1], degraded for their tasks (`counts`: a key of AFTER, how many, one task
     after the other), degraded again, and cleaned by `net`, which computes in `kind`; severity and angle are the task's.
-    Also, B, the severity of what was cleaned. jitter: deviation of the severity that the cleaning expert is told.
+    Also, B, the severity of what was cleaned (the larger of two). jitter: deviation of the severity that the cleaning
+    experts are told.
     H and W: multiples of the network's."""
     own, after = [], []
     for (task, count), part in zip(counts.items(), torch.split(x, list(counts.values())), strict=True):
         own.append(isolated.DEGRADE[task](part, isolated.Draw(count, host, device)))
-        picked = torch.randint(0, len(AFTER[task]), (count,), generator=host)
-        after.append(torch.tensor([TASKS.index(name) for name in AFTER[task]])[picked])
+        after += [AFTER[task][i] for i in torch.randint(0, len(AFTER[task]), (count,), generator=host).tolist()]
     pixels, severity, angle = (torch.cat(v) for v in zip(*own, strict=True))
-    kinds = torch.cat(after)
-    lq, harm, undirected = torch.empty_like(pixels), torch.empty(len(x)), torch.full((len(x),), math.nan)
-    for k in torch.unique(kinds).tolist():
-        here = kinds == k
-        both = isolated.DEGRADE[TASKS[k]](pixels[here], isolated.Draw(int(here.sum()), host, device))
+    covers = {name: torch.tensor([name in names for names in after]) for name in ("denoise", "dejpeg")}
+    lq, harms = pixels.clone(), torch.zeros(len(covers), len(x))
+    for harm, (name, here) in zip(harms, covers.items(), strict=True):
+        if not here.any():
+            continue
+        both = isolated.DEGRADE[name](lq[here], isolated.Draw(int(here.sum()), host, device))
         lq[here], harm[here] = operators.round8(both.pixels), both.severity
-    told = (harm + jitter * torch.randn(len(x), generator=host)).clamp(0, 1)
-    estimate = expert(net, isolated.Degraded(lq, told, undirected), kinds, kind).to(lq)
+    told = (harms + jitter * torch.randn(harms.shape, generator=host)).clamp(0, 1)
+    estimate = lq.clone()
+    for known, (name, here) in zip(told, covers.items(), strict=True):
+        if not here.any():
+            continue
+        asked = torch.full((int(here.sum()),), TASKS.index(name))
+        bad = isolated.Degraded(estimate[here], known[here], torch.full((len(asked),), math.nan))
+        estimate[here] = expert(net, bad, asked, kind).to(lq).clamp(0, 1)
     taken = isolated.Draw(len(x), host, device).uniform(LEAST, 1).view(-1, 1, 1, 1).to(lq)
-    return isolated.Degraded(lq.lerp(estimate.clamp(0, 1), taken), severity, angle), harm
+    return isolated.Degraded(lq.lerp(estimate, taken), severity, angle), harms.amax(dim=0)
 
 
 def expert(net: CompactNet, bad: isolated.Degraded, task: Tensor, kind: torch.dtype = torch.float32) -> Tensor:
