@@ -22,8 +22,9 @@ FREQUENT = (
     "denoise=0.6,dejpeg=0.6,keep=-0.2",
     "super-resolution=0.2,motion-deblur=0.6,defocus-deblur=-0.2,dejpeg=0.4",
 )
-"""The paper's default sets, found anew for the shipped experts: those of its grid that `unires bench search --photos 8
---crop 192` found to win most often, for 4 to 2 of 80 tuning mixtures. `search:frequent` chooses from them."""
+"""The paper's default sets, found anew for our experts (docs/benchmarks.md says which): those of its grid that
+`unires bench search --photos 8 --crop 192` found to win most often, for 4 to 2 of 80 tuning mixtures.
+`search:frequent` chooses from them."""
 
 
 def default_weights(scale: float, tasks: Sequence[str]) -> Weights:

@@ -34,9 +34,8 @@ def pairs(
 ) -> tuple[isolated.Degraded, Tensor]:
     """Clean pixels x, B x 3 x H x W in [0, 1], degraded for their tasks (`counts`: a key of AFTER, how many, one task
     after the other), degraded again, and cleaned by `net`, which computes in `kind`; severity and angle are the task's.
-    Also, B, the severity of what was cleaned (the larger of two). jitter: deviation of the severity that the cleaning
-    experts are told.
-    H and W: multiples of the network's."""
+    Also, B, the severity of what was cleaned, the larger of two. jitter: deviation of the severity that the cleaning
+    experts are told. H and W: multiples of the network's."""
     own, after = [], []
     for (task, count), part in zip(counts.items(), torch.split(x, list(counts.values())), strict=True):
         own.append(isolated.DEGRADE[task](part, isolated.Draw(count, host, device)))
