@@ -42,17 +42,14 @@ def pairs(
         after += [AFTER[task][i] for i in torch.randint(0, len(AFTER[task]), (count,), generator=host).tolist()]
     pixels, severity, angle = (torch.cat(v) for v in zip(*own, strict=True))
     covers = {name: torch.tensor([name in names for names in after]) for name in ("denoise", "dejpeg")}
+    covers = {name: here for name, here in covers.items() if here.any()}
     lq, harms = pixels.clone(), torch.zeros(len(covers), len(x))
     for harm, (name, here) in zip(harms, covers.items(), strict=True):
-        if not here.any():
-            continue
         both = isolated.DEGRADE[name](lq[here], isolated.Draw(int(here.sum()), host, device))
         lq[here], harm[here] = operators.round8(both.pixels), both.severity
     told = (harms + jitter * torch.randn(harms.shape, generator=host)).clamp(0, 1)
     estimate = lq.clone()
     for known, (name, here) in zip(told, covers.items(), strict=True):
-        if not here.any():
-            continue
         asked = torch.full((int(here.sum()),), TASKS.index(name))
         bad = isolated.Degraded(estimate[here], known[here], torch.full((len(asked),), math.nan))
         estimate[here] = expert(net, bad, asked, kind).to(lq).clamp(0, 1)
