@@ -127,3 +127,14 @@ def test_the_device_generator_makes_the_fields_and_the_host_one_the_parameters(p
     host, device = torch.Generator().manual_seed(1), torch.Generator().manual_seed(3)
     _, same, _ = isolated.pairs(x, "defocus-deblur", host, device)
     assert torch.equal(severity, same)
+
+
+def test_softened_pictures_are_blurred_and_nothing_else(photo: Any) -> None:
+    grey = torch.full((40, 3, 64, 64), 128 / 255)
+    torch.testing.assert_close(isolated.softened(grey, isolated.Draw(40, *gens(6))), grey, atol=1e-3, rtol=0)
+    x = crops(photo, 40)
+    kept = x.clone()
+    out = isolated.softened(x, isolated.Draw(40, *gens(6)))
+    assert torch.equal(x, kept) and float(out.min()) >= 0 and float(out.max()) <= 1
+    before, after = ((v[..., 1:] - v[..., :-1]).square().mean(dim=(1, 2, 3)) for v in (x, out))
+    assert float((after / before).median()) < 0.7 and float((after / before).max()) < 1.1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from unires.degrade import isolated
+from unires.degrade import isolated, operators
 from unires.denoise.compact import TASKS
 from unires.train import relay
 
@@ -45,6 +45,8 @@ def test_what_comes_after_a_task_is_cleaned_before_it(task: str) -> None:
     # severity and direction stay the task's own: the same draw gives them without what comes after
     g = torch.Generator().manual_seed(3)
     x = torch.rand(24, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    if task in relay.BEFORE:
+        x = operators.round8(isolated.DEGRADE["denoise"](x, isolated.Draw(24, g, g)).pixels)
     own = isolated.DEGRADE[task](x, isolated.Draw(24, g, g))
     assert torch.equal(own.severity, bad.severity)
     torch.testing.assert_close(own.angle, bad.angle, equal_nan=True)
@@ -57,6 +59,19 @@ def test_noise_is_cleaned_before_blocks_and_blocks_of_what_that_left() -> None:
     left = (blocky[2] == 0).flatten(1).all(dim=1)  # the answer to noise was mid-grey
     assert 0 < int(left.sum()) < len(left)
     assert len(noisy[3]) + len(blocky[3]) == len(cleaned) + int(left.sum())
+
+
+def test_a_file_is_compressed_with_its_noise_which_is_cleaned_first() -> None:
+    net, bad, cleaned = pairs("dejpeg", jitter=0.0)
+    ((_, _, condition, task, told, *_),) = net.seen
+    assert (task == TASKS.index("denoise")).all() and torch.equal(told, cleaned)
+    g = torch.Generator().manual_seed(3)
+    x = torch.rand(24, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    noisy = isolated.DEGRADE["denoise"](x, isolated.Draw(24, g, g))
+    assert torch.equal(noisy.severity, cleaned)
+    file = isolated.DEGRADE["dejpeg"](operators.round8(noisy.pixels), isolated.Draw(24, g, g))
+    torch.testing.assert_close((condition + 1) / 2, file.pixels)
+    assert torch.equal(file.severity, bad.severity)
 
 
 def test_most_of_the_cleaning_experts_change_is_taken() -> None:

@@ -65,6 +65,9 @@ class Draw:
         return self.chance(p) if self.plain is None else self.chance(p) & ~self.plain
 
 
+Degrade = Callable[[Tensor, Draw], Degraded]
+
+
 def severity_of(task: str, strength: Tensor) -> Tensor:
     """Position of a strength (what RANGES counts) on a logarithmic scale from half of its lowest (0) to its highest
     (1)."""
@@ -80,9 +83,15 @@ def strength_of(task: str, severity: float) -> float:
     return math.exp(start + severity * (math.log(high) - start))
 
 
-def _finish(pixels: Tensor, draw: Draw) -> Tensor:
+def _traced(degrade: Degrade) -> Degrade:
     """Every file has a trace of noise: sigma 0 to 2."""
-    return operators.srgb_gaussian_noise(pixels, draw.uniform(0, 2).to(pixels), draw.device)
+
+    def run(x: Tensor, draw: Draw) -> Degraded:
+        out = degrade(x, draw)
+        trace = draw.uniform(0, 2).to(x)
+        return out._replace(pixels=operators.srgb_gaussian_noise(out.pixels, trace, draw.device))
+
+    return run
 
 
 def _each(where: Tensor, yes: Tensor, no: Tensor) -> Tensor:
@@ -100,7 +109,7 @@ def super_resolution(x: Tensor, draw: Draw) -> Degraded:
     if draw.plain is not None:
         kinds = torch.where(draw.plain, resample.KERNELS.index("bicubic"), kinds)
     out = resample.there_and_back(x, scale, kinds, operators.round8)
-    return _still(_finish(out, draw), severity_of("super-resolution", scale))
+    return _still(out, severity_of("super-resolution", scale))
 
 
 def motion(x: Tensor, draw: Draw) -> Degraded:
@@ -111,7 +120,7 @@ def motion(x: Tensor, draw: Draw) -> Degraded:
     path = _each(draw.odd(0.35), kernels.shake(extent, draw.host), kernels.arc(extent, angle, bend))
     excess = draw.uniform(0, 4) * draw.odd(0.2)
     out = operators.blur(x, kernels.splat(path).to(x), excess.to(x))
-    return Degraded(_finish(out, draw), severity_of("motion-deblur", extent), kernels.direction(path))
+    return Degraded(out, severity_of("motion-deblur", extent), kernels.direction(path))
 
 
 def defocus(x: Tensor, draw: Draw) -> Degraded:
@@ -126,8 +135,7 @@ def defocus(x: Tensor, draw: Draw) -> Degraded:
     disc, polygon, gaussian = (_centre(k, size) for k in shapes)
     kernel = _each(draw.odd(0.55), _each(draw.chance(0.45), polygon, gaussian), disc)
     excess = draw.uniform(0, 4) * draw.odd(0.1)
-    out = _finish(operators.blur(x, kernel.to(x), excess.to(x)), draw)
-    return _still(out, severity_of("defocus-deblur", radius))
+    return _still(operators.blur(x, kernel.to(x), excess.to(x)), severity_of("defocus-deblur", radius))
 
 
 def noise(x: Tensor, draw: Draw) -> Degraded:
@@ -171,13 +179,28 @@ def _compress_cuda(x: Tensor, quality: Tensor, half: Tensor) -> Tensor:
     return jpeg.simulate(x, quality, half.to(x.device))
 
 
-DEGRADE: dict[str, Callable[[Tensor, Draw], Degraded]] = {
+BLURS: dict[str, Degrade] = {
     "super-resolution": super_resolution,
     "motion-deblur": motion,
     "defocus-deblur": defocus,
+}
+DEGRADE: dict[str, Degrade] = {
+    **{task: _traced(blur) for task, blur in BLURS.items()},
     "denoise": noise,
     "dejpeg": compression,
 }
+
+
+def softened(x: Tensor, draw: Draw) -> Tensor:
+    """Each of B clean pictures as one of BLURS leaves it, without noise: what noise or blocks alone are to be taken out
+    of, where they lie over a blur."""
+    x = x.clone()
+    kinds = torch.randint(len(BLURS), (draw.size,), generator=draw.host)
+    for kind, blur in enumerate(BLURS.values()):
+        here = (kinds == kind).nonzero().flatten().to(x.device)
+        if len(here):
+            x[here] = blur(x[here], Draw(len(here), draw.host, draw.device)).pixels.clamp(0, 1)
+    return x
 
 
 def pairs(x: Tensor, task: str, host: torch.Generator, device: torch.Generator) -> Degraded:

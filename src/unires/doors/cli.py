@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import unires
 from unires.doors import bench, dial, expert, folder, inspect, latent
+from unires.doors.together import leave
 from unires.errors import OptionError, UniresError, nearest, shown
 
 
@@ -245,6 +246,7 @@ def run_train(args: argparse.Namespace) -> None:
     config = TrainConfig.read(Path(args.config), args.changes)
     kind = MixedTrainer if config.mixtures else Trainer
     kind(config, log=lambda line: print(line, flush=True)).run()
+    leave()
 
 
 def run_train_router(args: argparse.Namespace) -> None:

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from unires.doors.together import leave
+
 CONVERT_HELP = """\
 Makes a restorer, yet to be trained, of a text-to-image model of the Stable Diffusion class.
 
@@ -60,6 +62,7 @@ def run_train(args: argparse.Namespace) -> None:
 
     config = LatentTraining.read(Path(args.config), args.changes)
     LatentTrainer(config, log=lambda line: print(line, flush=True)).run()
+    leave()
 
 
 def run_ceiling(args: argparse.Namespace) -> None:

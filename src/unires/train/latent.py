@@ -197,8 +197,7 @@ class LatentTrainer:
                 self.log(f"step {self.step}  loss {value:.6f}")
             if self.step % c.save_steps == 0 or self.step == c.steps:
                 self.save()
-        # a process that ends while others are still connected to it may abort on its way out
-        self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()  # who leaves first would leave others talking to nobody
         self.accelerator.end_training()
 
     def train_step(self) -> float:

@@ -155,6 +155,13 @@ class Trainer:
         def share(count: int, odds: float) -> int:
             return int((torch.rand(count, generator=host) < odds).sum()) if odds else 0
 
+        def photos(name: str, count: int) -> Tensor:
+            whole = self.photos.crops(self.photos.places(count, size, host))
+            soft = share(count, 0.0 if name in isolated.BLURS else c.soft_share)
+            if soft:
+                whole[:soft] = isolated.softened(whole[:soft], isolated.Draw(soft, host, device))
+            return whole
+
         for name, count in zip(names, counts.tolist(), strict=True):
             real = share(count, c.paired_share if name in self.paired else 0)
             if real:
@@ -166,10 +173,10 @@ class Trainer:
             if second:
                 twice[name] = second
             if count > real + second:
-                whole = self.photos.crops(self.photos.places(count - real - second, size, host))
+                whole = photos(name, count - real - second)
                 add(name, whole, isolated.pairs(whole, name, host, device))
         if twice:
-            whole = self.photos.crops(self.photos.places(sum(twice.values()), size, host))
+            whole = torch.cat([photos(name, count) for name, count in twice.items()])
             twofold, cleaned = self._relayed(whole, twice, host, device)
             end = 0
             for name, count in twice.items():

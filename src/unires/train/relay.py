@@ -3,8 +3,8 @@
 An expert that was trained on its own degradation alone has never seen what is left of noise or of JPEG's blocks once
 they have been taken out: smooth traces that deblurring amplifies. Here a photo gets the task's own degradation, then
 noise, JPEG or both, as behind a lens, and the experts for these clean it in that order, told how strong they were. What
-comes out is the condition; the clean photo stays the target. Experts remain experts: none is asked to undo two
-degradations."""
+comes out is the condition; the clean photo stays the target. (Of JPEG and noise, noise is there first, and taken out
+first all the same.) Experts remain experts: none is asked to undo two degradations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ AFTER = {  # what a photo meets after a task's own degradation, and experts take
     "motion-deblur": BLURRED,
     "defocus-deblur": BLURRED,
     "denoise": (("dejpeg",),),
+    "dejpeg": (("denoise",),),
 }
+BEFORE = ("dejpeg",)  # tasks whose photo met it before: a file is compressed with its noise
 LEAST = 0.8  # of what the expert would change: composed estimates leave some as it is
 
 
@@ -36,8 +38,11 @@ def pairs(
     after the other), degraded again, and cleaned by `net`, which computes in `kind`; severity and angle are the task's.
     Also, B, the severity of what was cleaned, the larger of two. jitter: deviation of the severity that the cleaning
     experts are told. H and W: multiples of the network's."""
-    own, after = [], []
+    own, after, before = [], list[tuple[str, ...]](), torch.zeros(len(x))
     for (task, count), part in zip(counts.items(), torch.split(x, list(counts.values())), strict=True):
+        if task in BEFORE:
+            noisy = isolated.DEGRADE["denoise"](part, isolated.Draw(count, host, device))
+            part, before[len(after) : len(after) + count] = operators.round8(noisy.pixels), noisy.severity
         own.append(isolated.DEGRADE[task](part, isolated.Draw(count, host, device)))
         after += [AFTER[task][i] for i in torch.randint(0, len(AFTER[task]), (count,), generator=host).tolist()]
     pixels, severity, angle = (torch.cat(v) for v in zip(*own, strict=True))
@@ -45,8 +50,11 @@ def pairs(
     covers = {name: here for name, here in covers.items() if here.any()}
     lq, harms = pixels.clone(), torch.zeros(len(covers), len(x))
     for harm, (name, here) in zip(harms, covers.items(), strict=True):
-        both = isolated.DEGRADE[name](lq[here], isolated.Draw(int(here.sum()), host, device))
-        lq[here], harm[here] = operators.round8(both.pixels), both.severity
+        harm[here] = before[here]
+        late = here & (before == 0)
+        if late.any():
+            both = isolated.DEGRADE[name](lq[late], isolated.Draw(int(late.sum()), host, device))
+            lq[late], harm[late] = operators.round8(both.pixels), both.severity
     told = (harms + jitter * torch.randn(harms.shape, generator=host)).clamp(0, 1)
     estimate = lq.clone()
     for known, (name, here) in zip(told, covers.items(), strict=True):
