@@ -25,7 +25,7 @@ AFTER = {  # what a photo meets after a task's own degradation, and experts take
     "denoise": (("dejpeg",),),
     "dejpeg": (("denoise",),),
 }
-BEFORE = ("dejpeg",)  # tasks whose photo met it before: a file is compressed with its noise
+BEFORE = ("dejpeg",)  # of these the photo meets noise before: a file is compressed with it
 LEAST = 0.8  # of what the expert would change: composed estimates leave some as it is
 
 
