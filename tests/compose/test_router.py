@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 
 from unires.compose import router as module
 from unires.compose.experts import Expert
+from unires.compose.grid import Axis, Grid
 from unires.compose.report import SEEN, Judgement
 from unires.compose.router import FILE, LEAST, Router, RouterConfig
 from unires.compose.spectrum import CELL, light
-from unires.degrade.isolated import TASKS
+from unires.degrade.isolated import TASKS, strength_of
 from unires.degrade.recipe import Recipe
 from unires.errors import UniresError
 
@@ -225,3 +226,67 @@ def test_damage_is_one_sentence(router: Router, tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / FILE)
     with pytest.raises(UniresError, match="is damaged"):
         Router.load(tmp_path)
+
+
+# -- what a photo was enlarged from -----------------------------------------------------------------------------------
+
+
+def said(router: Router, monkeypatch: pytest.MonkeyPatch, **logits: float) -> None:
+    """Let the report say this of each photo, and nothing else."""
+    n = len(TASKS)
+    presence = torch.full((1, n), -6.0)
+    for task, value in logits.items():
+        presence[0, TASKS.index(task.replace("_", "-"))] = value
+    judged = Judgement(presence, torch.full((1, n), 0.6), torch.zeros(1, n), torch.zeros(1, 2), torch.zeros(1, n, 2, 2))
+    monkeypatch.setattr(router.report, "forward", lambda look: judged)
+
+
+def test_what_shows_is_certain(router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    enlarged = Recipe.parse("resize(scale=2.2) + noise(sigma=4)")(photo, 0)
+    said(router, monkeypatch, super_resolution=-2.5, denoise=5.0, defocus_deblur=1.0)
+    reading = router.read(enlarged)
+    assert reading.grid is not None and reading.grid.rows.small == reading.grid.columns.small == 116
+    k = TASKS.index("super-resolution")
+    assert float(reading.present[k]) > 0.99
+    assert strength_of("super-resolution", float(reading.severity[k])) == pytest.approx(256 / 116, rel=1e-3)
+    assert reading.told["super-resolution"].severity == pytest.approx(float(reading.severity[k]))
+    assert float(reading.present[TASKS.index("defocus-deblur")]) == pytest.approx(0.731, abs=1e-3)  # as it was said
+    assert router.read(photo).grid is None  # sharp
+
+
+def test_it_is_not_looked_for_where_it_would_not_matter(
+    router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enlarged = Recipe.parse("resize(scale=2.2)")(photo, 0)
+    said(router, monkeypatch, super_resolution=-2.5, defocus_deblur=1.0)  # no noise that could hide its edge
+    assert router.read(enlarged).grid is None
+    said(router, monkeypatch, super_resolution=-1.0)
+    assert router.read(enlarged).grid is not None
+
+
+def test_what_is_known_is_not_looked_for(router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    said(router, monkeypatch)
+    grid = Grid(Axis(128, 256), Axis(128, 256))
+    monkeypatch.setattr(module, "find", None)
+    reading = router.read(photo, grid)
+    assert reading.grid == grid and reading.found == ["super-resolution"]
+    assert str(reading.weights) == "super-resolution=1"
+
+
+def test_a_second_look_keeps_it(router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    said(router, monkeypatch, super_resolution=1.0, denoise=3.0)
+    with torch.no_grad():
+        router.weigh[0].leave.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))  # denoise first
+    grid = Grid(Axis(100, 256), Axis(100, 256))
+    reading = router.read(photo, grid)
+    assert reading.cleaning == 1
+    again = router.look_again(reading, photo)
+    k = TASKS.index("super-resolution")
+    assert again.grid == grid and float(again.present[k]) > 0.99
+    assert strength_of("super-resolution", float(again.severity[k])) == pytest.approx(2.56, rel=1e-3)
+
+
+def test_a_router_of_other_tasks_knows_no_enlargement(photo: Any) -> None:
+    torch.manual_seed(1)
+    router = Router(RouterConfig(("denoise",), ((("denoise", "keep"),),), 16, 8)).eval().requires_grad_(False)
+    assert router.read(photo, Grid(Axis(100, 256), Axis(100, 256))).tasks == ("denoise",)

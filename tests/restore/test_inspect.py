@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from unires.compose.grid import Axis, Grid
 from unires.compose.router import Reading
 from unires.compose.weights import Weights
 from unires.degrade.isolated import TASKS, severity_of
@@ -51,6 +52,14 @@ def test_for_programs(reading: Reading) -> None:
     assert [row["there"] for row in data["degradations"]] == [True, True, False, False, False]
     assert data["degradations"][0]["strength"] == pytest.approx(25, rel=0.01)
     assert np.array(data["values"]).sum(axis=1) == pytest.approx(1)
+
+
+def test_what_it_was_enlarged_from(reading: Reading) -> None:
+    assert as_dict(reading)["enlarged_from"] is None
+    present = torch.tensor([0.99, 0.0, 0.0, 0.0, 0.0])
+    known = Reading(**{**vars(reading), "present": present, "grid": Grid(Axis(200, 400), Axis(300, 600))})
+    assert describe(known)[0] == "Too few pixels, enlarged from 300 x 200, in 0% of the photo (99% sure)."
+    assert as_dict(known)["enlarged_from"] == [300, 200]
 
 
 def test_the_map_shows_where(reading: Reading) -> None:

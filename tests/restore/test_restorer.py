@@ -19,6 +19,7 @@ from unires.compose.router import Router, RouterConfig
 from unires.compose.weights import Weights
 from unires.degrade import isolated
 from unires.degrade.recipe import Recipe
+from unires.degrade.resample import resize
 from unires.denoise.checkpoint import SHIPPED, load_denoiser
 from unires.denoise.compact import TASKS, CompactConfig, CompactNet
 from unires.denoise.compact_denoiser import CompactDenoiser
@@ -130,6 +131,20 @@ def test_any_scale(restorer: Restorer, scale: float) -> None:
     x = np.random.default_rng(0).integers(0, 256, (23, 31, 3)).astype(np.uint8)
     out = restorer(x, scale=scale)
     assert out.shape == (int(23 * scale + 0.5), int(31 * scale + 0.5), 3)
+
+
+@pytest.mark.parametrize("tile", [None, 384])
+def test_reduced_again_the_enlarged_photo_is_itself(tiny: CompactDenoiser, photo: Any, tile: int | None) -> None:
+    """With and without a router, in one piece and in tiles."""
+    torch.manual_seed(1)
+    plans = ((("super-resolution",),),)
+    for router in (None, Router(RouterConfig(isolated.TASKS, plans, 16, 8)).eval().requires_grad_(False)):
+        restorer = Restorer(tiny, router=router)
+        out = restorer.pixels(photo, weights="super-resolution", scale=2.3, tile=tile)
+        assert restorer.report is not None and (restorer.report.tiles > 1) == (tile is not None)
+        plain = resize(photo, (589, 589))
+        off, kept = ((resize(v, (256, 256)) - photo).square().mean().sqrt() for v in (plain, out))
+        assert kept < 0.3 * off and kept < LEVEL
 
 
 def test_enlarging_without_a_network_is_bicubic(restorer: Restorer, astronaut: Any) -> None:

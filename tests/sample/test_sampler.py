@@ -13,7 +13,9 @@ from torch import Tensor
 
 from unires.compose.conditions import Conditions
 from unires.compose.experts import Expert
+from unires.compose.grid import Axis, Grid, consistent
 from unires.compose.weights import Weights
+from unires.degrade.resample import resize
 from unires.denoise.compact import TASKS
 from unires.denoise.interface import Facts, Hint
 from unires.errors import OptionError
@@ -70,6 +72,23 @@ def weights(text: str) -> Weights:
 
 
 # -- the step ---------------------------------------------------------------------------------------------------------
+
+
+def test_super_resolution_alone_keeps_to_what_was_enlarged(tiny: Any, photo: Any) -> None:
+    x = resize(resize(photo[..., :80, :80], (40, 40)), (80, 80))
+    grid, z, hints = Grid(Axis(40, 80), Axis(40, 80)), noise(1, 3, 80, 80), {"denoise": Hint(0.5)}
+
+    def step(text: str, relay: Tensor | None = None, grid: Grid | None = grid) -> Tensor:
+        return composed_estimate(tiny, Conditions(tiny, x), weights(text), z, 1.0, 0, relay, hints, grid)
+
+    small = resize(tiny.encode(x), (40, 40))
+    for text, relay in (("super-resolution", None), ("super-resolution@relay", tiny.encode(x))):
+        before, after = step(text, relay, None), step(text, relay)
+        off, kept = ((resize(v, (40, 40)) - small).square().mean() for v in (before, after))
+        assert kept < 0.05 * off
+        torch.testing.assert_close(after, consistent(before, tiny.encode(x), grid))
+    for text in ("denoise", "super-resolution@down2", "super-resolution=0.6,denoise=0.4"):
+        assert torch.equal(step(text), step(text, grid=None))
 
 
 def test_the_step_is_the_same_over_samples_noises_and_velocities(tiny: Any, photo: Any) -> None:

@@ -22,10 +22,12 @@ from torch import Tensor, nn
 
 from unires.compose.blur import Fit
 from unires.compose.experts import KEEP, Expert
+from unires.compose.grid import ENLARGED, Grid, find
 from unires.compose.report import LEAK, REACH, SEEN, Judgement, Report
 from unires.compose.second import SecondLook
 from unires.compose.spectrum import CELL, light
 from unires.compose.weights import Weights
+from unires.degrade.isolated import severity_of, strength_of
 from unires.degrade.operators import round8
 from unires.degrade.resample import Sliced
 from unires.denoise.deconvolve import EXTENTS
@@ -36,9 +38,10 @@ FILE = "router.safetensors"
 SURE = 0.5  # probability from which a degradation counts as there
 DECIDED = 1.5  # the odds of each, to this power, are what weights are chosen by: fewer passes, less done in vain
 GATE_HEAT = 2 / 3
-COVERS = ("denoise", "dejpeg")  # what hides the zeros that a blur leaves in a spectrum
+COVERS = ("denoise", "dejpeg")  # what hides the zeros that a blur leaves in a spectrum, and where that ends
 POSSIBLE = 0.05  # probability from which an expert is told how strong its degradation seems
 LIKELY = 0.2  # probability from which a second degradation is reckoned with
+CERTAIN = 6.0  # log odds of what needs no guess
 LEAST = 0.25  # an expert that no place gives more weight is not worth its pass: 6.0 passes became 4.4, for 0.01 dB
 HARM_UNIT = 10.0  # dB
 TILE = 1024  # pixels a side that are read at once; a multiple of every cell
@@ -80,8 +83,8 @@ class Reading:
     strength, 0 to 1 of the training range; `harm`: the mean squared error that it would make alone, in dB (pixels from
     0 to 1), all of shape 5; `where`: the local probability, 5 x h x w; `weights`: what it would restore with; `told`:
     what each task's expert is told, where its degradation is possible at all; `others`: the weights of the router's
-    other plans, the longest first. `cleaning`: after so many of the weights' first steps `Router.look_again` would tell
-    more, from `seen`; 0: no second look is due."""
+    other plans, the longest first. `grid`: what the photo was enlarged from, if known. `cleaning`: after so many of the
+    weights' first steps `Router.look_again` would tell more, from `seen`; 0: no second look is due."""
 
     tasks: tuple[str, ...]
     present: Tensor
@@ -91,6 +94,7 @@ class Reading:
     weights: Weights
     told: Mapping[str, Hint] = field(default_factory=dict)
     others: tuple[Weights, ...] = ()
+    grid: Grid | None = None
     cleaning: int = 0
     seen: Seen | None = None
 
@@ -205,9 +209,28 @@ class Router(nn.Module):
         return weights, passes
 
     @torch.inference_mode()
-    def read(self, picture: Sliced) -> Reading:
-        """Of a picture of any size, 1 x 3 x H x W, in tiles."""
-        return self.reading(*self._look(picture, self.report.see))
+    def read(self, picture: Sliced, grid: Grid | None = None) -> Reading:
+        """Of a picture of any size, 1 x 3 x H x W, in tiles. grid: what it was enlarged from, where that is known; else
+        it is looked for."""
+        look, plane = self._look(picture, self.report.see)
+        return self.reading(look, plane, grid or self._grid(picture, self.report(look).of(0)))
+
+    def _grid(self, picture: Sliced, judged: Judgement) -> Grid | None:
+        """What a picture was made from, if it seems to have been enlarged and that shows."""
+        likely = dict(zip(self.config.tasks, judged.presence.sigmoid().tolist(), strict=True))
+        covered = any(likely.get(task, 0.0) >= SURE for task in COVERS)
+        if likely.get(ENLARGED, 0.0) < (POSSIBLE if covered else LIKELY):
+            return None  # an expert has nothing to undo there, whatever the photo was made from
+        read = float(judged.severity[self.config.tasks.index(ENLARGED)].clamp(0, 1))
+        return find(picture, strength_of(ENLARGED, read), likely.get("dejpeg", 0.0) >= POSSIBLE)
+
+    def enlarged(self, judged: Judgement, grid: Grid | None) -> Judgement:
+        """Judged by what is known for certain: that it was enlarged, and how much."""
+        if grid is None or ENLARGED not in self.config.tasks:
+            return judged
+        k, presence, severity = self.config.tasks.index(ENLARGED), judged.presence.clone(), judged.severity.clone()
+        presence[k], severity[k] = CERTAIN, severity_of(ENLARGED, torch.tensor(grid.scale))
+        return judged._replace(presence=presence, severity=severity)
 
     def _look(self, picture: Sliced, see: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """What is seen of a picture of any size, 1 x SEEN x h x w, and the mean log power of its light."""
@@ -233,18 +256,19 @@ class Router(nn.Module):
                 yield part.to(self.report.mean), rows, columns
 
     @torch.inference_mode()
-    def reading(self, look: Tensor, plane: Tensor) -> Reading:
-        """Of one photo: 1 x SEEN x h x w, and the mean log power of its light. Experts whose weight is nowhere more
-        than LEAST are left out."""
-        judged = self.report(look).of(0)
+    def reading(self, look: Tensor, plane: Tensor, grid: Grid | None = None) -> Reading:
+        """Of one photo: 1 x SEEN x h x w, the mean log power of its light, and what it was enlarged from. Experts whose
+        weight is nowhere more than LEAST are left out."""
+        before = self.report(look).of(0)
+        judged = self.enlarged(before, grid)
         known, told = self.known(judged, plane)
         plans = self.config.plans
         rows = [self.rows(look, known, p, len(plan)) for p, plan in enumerate(plans)]
         order = [self.weights(*both) for both in zip(reversed(rows), reversed(plans), strict=True)]
         if (lone := self.lone(judged)) is not None:
-            return self._reading(judged, told, [lone, *order])
-        seen = Seen(look, plane, judged, rows[-1][:-1])
-        return self._reading(judged, told, order, self.cleaning(seen.rows), seen)
+            return self._reading(judged, told, [lone, *order], grid)
+        seen = Seen(look, plane, before, rows[-1][:-1])
+        return self._reading(judged, told, order, grid, self.cleaning(seen.rows), seen)
 
     @torch.inference_mode()
     def look_again(self, reading: Reading, cleaned: Sliced) -> Reading:
@@ -254,12 +278,12 @@ class Router(nn.Module):
         look, plane, before, rows = reading.seen
         reader = self.second.reader(self.report)
         left, light_left = self._look(cleaned, lambda part: reader.see(round8(part)))
-        judged = self.settled(before, reader(left).of(0))
+        judged = self.enlarged(self.settled(before, reader(left).of(0)), reading.grid)
         known, told = self.known(judged, plane, light_left)
         last = len(self.config.plans) - 1
         weights, _ = self.decide(look, known[None], last, len(rows))
         order = [self.weights([*rows, weights[0]], self.config.plans[last]), *reading.others]
-        return self._reading(judged, told, order)
+        return self._reading(judged, told, order, reading.grid)
 
     def settled(self, photo: Judgement, cleaned: Judgement) -> Judgement:
         """One judgement from those of one photo and of what the first steps left of it."""
@@ -287,14 +311,14 @@ class Router(nn.Module):
         return None
 
     def _reading(
-        self, judged: Judgement, told: dict[str, Hint], order: Sequence[Weights], cleaning: int = 0,
+        self, judged: Judgement, told: dict[str, Hint], order: Sequence[Weights], grid: Grid | None, cleaning: int = 0,
         seen: Seen | None = None,
     ) -> Reading:
         strength = [told[task].severity if task in told else float(judged.severity[k].clamp(0, 1))
                     for k, task in enumerate(self.config.tasks)]  # fmt: skip
         return Reading(
             self.config.tasks, judged.presence.sigmoid(), torch.tensor(strength), judged.harm * HARM_UNIT,
-            judged.where.sigmoid(), order[0], told, tuple(order[1:]), cleaning, seen,
+            judged.where.sigmoid(), order[0], told, tuple(order[1:]), grid, cleaning, seen,
         )
 
     def weights(self, rows: Sequence[Tensor], plan: Plan) -> Weights:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch.nn.functional as F
 
+from unires.compose.grid import ENLARGED
 from unires.compose.router import SURE, Reading
 from unires.degrade.isolated import strength_of
 from unires.errors import UniresError
@@ -34,6 +35,8 @@ def describe(reading: Reading) -> list[str]:
         k = reading.tasks.index(task)
         name, strength = WORDS[task]
         said = strength(strength_of(task, float(reading.severity[k])))
+        if task == ENLARGED and reading.grid is not None:
+            said = f"enlarged from {reading.grid.columns.small} x {reading.grid.rows.small}"
         told = reading.told.get(task)
         if told is not None and told.angle is not None:
             said += f" at {math.degrees(told.angle):.0f} degrees"
@@ -45,8 +48,8 @@ def describe(reading: Reading) -> list[str]:
 
 
 def as_dict(reading: Reading) -> dict[str, Any]:
-    """For programs: `degradations` (the most harmful first, then those that are not there), `weights`, `experts` and
-    `values` (step x expert, x h x w for maps)."""
+    """For programs: `degradations` (the most harmful first, then those that are not there), `enlarged_from` (width and
+    height, where known), `weights`, `experts` and `values` (step x expert, x h x w for maps)."""
     order = [*reading.found, *(t for t in reading.tasks if t not in reading.found)]
     rows = []
     for task in order:
@@ -58,10 +61,10 @@ def as_dict(reading: Reading) -> dict[str, Any]:
             "harm_db": round(float(reading.harm[k]), 2),
             "angle": None if told is None or told.angle is None else round(math.degrees(told.angle), 1),
         })  # fmt: skip
-    w = reading.weights
+    w, grid = reading.weights, reading.grid
     return {
-        "degradations": rows, "weights": str(w), "experts": [str(e) for e in w.experts],
-        "values": w.values.double().round(decimals=4).tolist(),
+        "degradations": rows, "enlarged_from": grid and [grid.columns.small, grid.rows.small], "weights": str(w),
+        "experts": [str(e) for e in w.experts], "values": w.values.double().round(decimals=4).tolist(),
     }  # fmt: skip
 
 

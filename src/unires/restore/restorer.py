@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unires.compose import presets
+from unires.compose.grid import Axis, Grid
 from unires.compose.router import Reading, Router
 from unires.compose.weights import Weights
 from unires.degrade.recipe import checked_seed
@@ -156,8 +157,8 @@ class Restorer:
         if picture.shape[0] != 1:
             raise UniresError("Pictures are read one at a time.")
         self.plan(None, None, None, scale)
-        picture = _enlarged(picture, scale)
-        reading = self.router.read(picture)
+        small, picture = picture, _enlarged(picture, scale)
+        reading = self.router.read(picture, _grid(small, picture))
         if not reading.cleaning:
             return reading
         cleaned, _ = self._cleaned(picture, reading, None, _climbing(None))
@@ -235,11 +236,12 @@ class Restorer:
         o.check()
         seed = checked_seed(o.seed)
         large, climb = _enlarged(picture, o.scale), _climbing(progress)
+        grid = _grid(picture, large)
         reading, cleaned, done, tiles, most = None, None, 0, 1, None
         if self.router is not None and not chosen.only_keep:
             if picture.shape[0] > 1:
                 return self._one_by_one(picture, make, options, progress)
-            reading = self.router.read(large)
+            reading = self.router.read(large, grid)
             chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale, reading)
             routed = o.weights is None and o.steps is None and not self._samples(o.fidelity, None)
             if routed and reading.cleaning:
@@ -263,9 +265,9 @@ class Restorer:
                 )
                 canvas.put(everything, out)
             else:
-                told = {} if reading is None else reading.told
+                told, grid = ({}, grid) if reading is None else (reading.told, reading.grid)
                 rest, left = chosen.after(done), count - done
-                finish = Sampling(self.denoiser, self.device, rest, left, told, seed, o.solver, o.tile)
+                finish = Sampling(self.denoiser, self.device, rest, left, told, seed, o.solver, o.tile, grid)
                 tiles = finish(large, canvas.put, lambda share: climb((done + share * left) / count), cleaned)
         # where nothing is computed, nothing can be off by a last bit
         kind = self.denoiser.facts.number_type
@@ -307,6 +309,12 @@ class Restorer:
 def _enlarged(picture: Sliced, scale: float) -> Sliced:
     height, width = (math.floor(side * scale + 0.5) for side in picture.shape[-2:])
     return picture if scale == 1 else Resized(picture, (height, width), "bicubic")
+
+
+def _grid(small: Sliced, large: Sliced) -> Grid | None:
+    """Of the one enlarged from the other; None where they are the same."""
+    rows, columns = (Axis(*both) for both in zip(small.shape[-2:], large.shape[-2:], strict=True))
+    return None if large is small else Grid(rows, columns)
 
 
 def _climbing(progress: Progress | None) -> Progress:

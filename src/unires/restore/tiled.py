@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unires.compose.grid import Grid
 from unires.compose.weights import Weights
 from unires.degrade.resample import Sliced
 from unires.denoise.interface import Denoiser, Hint
@@ -26,7 +27,7 @@ Put = Callable[[Window, Tensor], object]  # takes a part of the result
 @dataclass(frozen=True)
 class Sampling:
     """How to sample. told: what a task's experts are told; tile: pixels a side of larger pictures' parts; None asks how
-    much memory there is."""
+    much memory there is; grid: of an enlarged picture."""
 
     denoiser: Denoiser
     device: str
@@ -36,6 +37,7 @@ class Sampling:
     seed: int = 0
     solver: str = "ddim"
     tile: int | None = None
+    grid: Grid | None = None
 
     def __call__(self, picture: Sliced, put: Put, progress: Progress, relay: Sliced | None = None) -> int:
         """Hand the result to `put`, in parts; returns how many tiles it took. relay: pixels that earlier steps made, to
@@ -74,7 +76,7 @@ class Sampling:
         z = None if noise is None else cut(noise, whole).to(self.device)
         before = None if relay is None else cut(relay, whole)
         out = sample(self.denoiser, cut(picture, whole), self.weights, steps=self.steps, noise=z, hints=self.told,
-                     solver=self.solver, callback=after, relay=before)
+                     solver=self.solver, callback=after, relay=before, grid=self.grid)
         put(whole, out)
 
     def _in_tiles(
@@ -109,7 +111,8 @@ class Sampling:
                 known = None if last is None else cut(last, window).to(lq)
                 if step == 0 and relay is not None:
                     known = self.denoiser.encode(cut(relay, window))
-                out = composed_estimate(self.denoiser, conditions, here, part, ts[step], step, known, self.told)
+                grid = None if self.grid is None else self.grid.at(window.top, window.left)
+                out = composed_estimate(self.denoiser, conditions, here, part, ts[step], step, known, self.told, grid)
                 blender.add(window, out.cpu())
                 done += 1
                 progress(done / (len(plan) * steps))
