@@ -80,6 +80,10 @@ def test_scratch_gives_back_what_was_put(height: int, width: int, data: st.DataO
         scratch.put(window, cut(x, window))
     window = data.draw(windows(height, width))
     assert torch.equal(cut(scratch, window), cut(x, window).half().float())
+    part = data.draw(windows(height, width))  # from no side to another
+    scratch.put(part, -cut(x, part))
+    cut(x, part).neg_()
+    assert torch.equal(cut(scratch, window), cut(x, window).half().float())
 
 
 def test_scratch_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,27 @@ def test_reduced_again_the_enlarged_photo_is_itself(tiny: CompactDenoiser, photo
         assert kept < 0.3 * off and kept < LEVEL
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_it_is_restored_at_its_own_size_first(
+    routed: Restorer, photo: Any, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the router; what was chosen by hand runs on the enlarged photo alone. Large ones lie in a file between."""
+    monkeypatch.setattr(module, "TILE", 64 if large else 1024)
+    seen: list[float] = []
+    out = routed.pixels(photo, scale=1.5, progress=seen.append)
+    report = routed.report
+    assert report is not None and report.before is not None and report.before.scale == 1 and report.scale == 1.5
+    assert seen == sorted(seen) and seen[-1] == 1.0 and seen[0] < 0.3
+    small = routed.pixels(photo)
+    assert routed.report is not None and str(routed.report.weights) == str(report.before.weights)
+    enlarged = resize(small, (384, 384)).clamp(0, 1)
+    torch.testing.assert_close(out, routed.pixels(enlarged, weights=report.weights), atol=2e-2, rtol=0)
+    for options in ({"weights": "denoise"}, {"steps": 1}):
+        routed.pixels(photo, scale=1.5, **options)
+        assert routed.report is not None and routed.report.before is None
+    assert str(routed.read(photo, 1.5).weights) == str(report.weights)
+
+
 def test_enlarging_without_a_network_is_bicubic(restorer: Restorer, astronaut: Any) -> None:
     from PIL import Image
 

@@ -93,12 +93,15 @@ class Scratch:
         self._upright = shape[-2] >= shape[-1]
 
     def put(self, window: Window, values: Tensor) -> None:
-        """values: B x C x height x width of a window that reaches from side to side. Raises UniresError where there
-        is no room."""
-        lines = self._turned(values).permute(2, 3, 0, 1).to(torch.float16).contiguous()
-        self.file.seek((window.top if self._upright else window.left) * self._line)
+        """values: B x C x height x width of a window; one that reaches from side to side is written at once. Raises
+        UniresError where there is no room."""
+        lines = self._turned(values).permute(2, 3, 0, 1).to("cpu", torch.float16).contiguous()
+        first, aside = (window.top, window.left) if self._upright else (window.left, window.top)
+        pieces = lines[None] if lines.shape[1] == min(self.shape[-2:]) else lines
         try:
-            self.file.write(lines.numpy().data)
+            for i, piece in enumerate(pieces):
+                self.file.seek((first + i) * self._line + aside * self._pixel)
+                self.file.write(piece.numpy().data)
         except OSError as error:
             place = tempfile.gettempdir()
             raise UniresError(

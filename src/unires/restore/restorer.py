@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -45,9 +45,16 @@ C = TypeVar("C", bound=Canvas)
 
 @dataclass
 class _Plain:
-    """A tensor as a canvas."""
+    """A tensor as a canvas, and as a picture."""
 
     values: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape)
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return self.values[key]
 
     def put(self, window: Window, pixels: Tensor) -> None:
         cut(self.values, window)[...] = pixels
@@ -87,6 +94,7 @@ class Report:
     number_type: str
     reading: Reading | None = None  # what the router found, where there is one
     ceiling: float | None = None  # dB that a latent model's autoencoder alone leaves of the photo
+    before: Report | None = None  # what was done at the photo's own size, before it was enlarged
 
 
 class Restorer:
@@ -133,7 +141,7 @@ class Restorer:
         progress: Progress | None = None,
     ) -> Any:
         """Restore a PIL image, a numpy array or a torch tensor (see `open_picture`); returns the same kind, depth
-        and size (times `scale`, by bicubic enlargement first).
+        and size (times `scale`: restored at its own size, if the router chooses, then enlarged by bicubic, and again).
 
         weights: as `Weights.parse` reads them, a .json file of them, or an object; None lets the router choose. steps:
         1 to 50. fidelity: 1 (least error) to 0 (crispest): by the expert `crisp`, or by sampling where a model has none
@@ -157,7 +165,8 @@ class Restorer:
         if picture.shape[0] != 1:
             raise UniresError("Pictures are read one at a time.")
         self.plan(None, None, None, scale)
-        small, picture = picture, _enlarged(picture, scale)
+        small = picture if scale == 1 else self._at_own_size(picture, Options(), None)
+        picture = _enlarged(small, scale)
         reading = self.router.read(picture, _grid(small, picture))
         if not reading.cleaning:
             return reading
@@ -235,15 +244,21 @@ class Restorer:
         chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale)  # refuses before anything is computed
         o.check()
         seed = checked_seed(o.seed)
-        large, climb = _enlarged(picture, o.scale), _climbing(progress)
-        grid = _grid(picture, large)
-        reading, cleaned, done, tiles, most = None, None, 0, 1, None
+        climb, before = _climbing(progress), None
+        routed = o.weights is None and o.steps is None and not self._samples(o.fidelity, None)
         if self.router is not None and not chosen.only_keep:
             if picture.shape[0] > 1:
                 return self._one_by_one(picture, make, options, progress)
+            if routed and o.scale > 1:
+                share = 1 / (1 + o.scale**2)
+                picture = self._at_own_size(picture, o, lambda done: climb(done * share))
+                before, climb = self.report, _after(share, climb)
+        large = _enlarged(picture, o.scale)
+        grid = _grid(picture, large)
+        reading, cleaned, done, tiles, most = None, None, 0, 1, None
+        if self.router is not None and not chosen.only_keep:
             reading = self.router.read(large, grid)
             chosen, count = self.plan(o.weights, o.steps, o.fidelity, o.scale, reading)
-            routed = o.weights is None and o.steps is None and not self._samples(o.fidelity, None)
             if routed and reading.cleaning:
                 done = reading.cleaning
                 cleaned, tiles = self._cleaned(large, reading, o.tile, lambda share: climb(share * done / (done + 1)))
@@ -271,7 +286,7 @@ class Restorer:
                 tiles = finish(large, canvas.put, lambda share: climb((done + share * left) / count), cleaned)
         # where nothing is computed, nothing can be off by a last bit
         kind = self.denoiser.facts.number_type
-        self.report = Report(chosen, count, o.scale, passes, tiles, self.device, kind, reading, most)
+        self.report = Report(chosen, count, o.scale, passes, tiles, self.device, kind, reading, most, before)
         if progress:
             progress(1.0)
         return canvas
@@ -284,11 +299,14 @@ class Restorer:
         *_, height, width = picture.shape
         steps = reading.cleaning
         clean = Sampling(self.denoiser, self.device, reading.weights.first(steps), steps, reading.told, tile=tile)
-        if height * width <= TILE**2:
-            plain = _Plain(torch.empty(tuple(picture.shape)))
-            return plain.values, clean(picture, plain.put, progress)
-        scratch = Scratch(tuple(picture.shape))
-        return scratch, clean(picture, lambda window, pixels: scratch.put(window, pixels.cpu()), progress)
+        store = _store(height, width)
+        return store, clean(picture, store.put, progress)
+
+    def _at_own_size(self, picture: Sliced, options: Options, progress: Progress | None) -> Sliced:
+        """A picture that is to be enlarged, restored before: noise, blocks and blurs are only there what experts know
+        them as. Not clipped; it may be the picture itself."""
+        out = self._restored(picture, _store, replace(options, scale=1, fidelity=None), progress)
+        return picture if out is None else out
 
     def _one_by_one(
         self, pictures: Sliced, make: Callable[[int, int], C], options: Options, progress: Progress | None
@@ -304,6 +322,12 @@ class Restorer:
         canvas = make(together.shape[-2], together.shape[-1])
         canvas.put(Window(0, 0, together.shape[-2], together.shape[-1]), together)
         return canvas
+
+
+def _store(height: int, width: int) -> _Plain | Scratch:
+    """Room for one picture: a large one lies in a file."""
+    shape = (1, 3, height, width)
+    return _Plain(torch.empty(shape)) if height * width <= TILE**2 else Scratch(shape)
 
 
 def _enlarged(picture: Sliced, scale: float) -> Sliced:
@@ -328,6 +352,11 @@ def _climbing(progress: Progress | None) -> Progress:
             progress(share)
 
     return tell
+
+
+def _after(share: float, progress: Progress) -> Progress:
+    """What is left to do, where that share is done."""
+    return lambda done: progress(share + done * (1 - share))
 
 
 def pick_device(name: str) -> str:
