@@ -14,7 +14,9 @@ import pytest
 import torch
 
 import unires
+from unires.compose import router as routing
 from unires.compose.experts import Expert
+from unires.compose.grid import Axis, Grid
 from unires.compose.router import Router, RouterConfig
 from unires.compose.weights import Weights
 from unires.degrade import isolated
@@ -145,6 +147,18 @@ def test_reduced_again_the_enlarged_photo_is_itself(tiny: CompactDenoiser, photo
         plain = resize(photo, (589, 589))
         off, kept = ((resize(v, (256, 256)) - photo).square().mean().sqrt() for v in (plain, out))
         assert kept < 0.3 * off and kept < LEVEL
+
+
+def test_what_a_picture_was_enlarged_from_is_found(
+    routed: Restorer, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a picture of any kind."""
+    monkeypatch.setattr(routing, "strength_of", lambda task, severity: 2.3)
+    enlarged = resize(resize(photo[..., :240], (110, 103)), (256, 240)).clamp(0, 1)
+    for picture in (enlarged, (enlarged[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)):
+        routed(picture)
+        assert routed.report is not None and routed.report.reading is not None
+        assert routed.report.reading.grid == Grid(Axis(110, 256), Axis(103, 240))
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -111,8 +111,8 @@ def find(picture: Sliced, scale: float, compressed: bool = False) -> Grid | None
     across: list[tuple[int, Tensor]] = []
     for place in PLACES:
         top, left = (int(place * (side - SIDE)) for side in (height, width))
-        upright = picture[..., top : top + SIDE, :][0].transpose(0, 1).flatten(1).double()
-        lying = picture[..., left : left + SIDE][0].permute(2, 0, 1).flatten(1).double()
+        upright = picture[..., top : top + SIDE, :width][0].transpose(0, 1).flatten(1).double()
+        lying = picture[..., :height, left : left + SIDE][0].permute(2, 0, 1).flatten(1).double()
         down.append((top, upright @ upright.T))
         across.append((left, lying @ lying.T))
     tall, wide = _clearer(down, height, scale, compressed), _clearer(across, width, scale, compressed)
