@@ -45,6 +45,16 @@ def test_inspect(photo: Path, routed_folder: Path, capsys: pytest.CaptureFixture
     assert photo.read_bytes() == before
 
 
+def test_enlarging_says_what_was_done_before(
+    photo: Path, routed_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", str(routed_folder), "--device", "cpu"]
+    assert main(["restore", str(photo), "--scale", "2", *options]) == 0
+    assert "120 x 80, blind=1 at its own size, " in capsys.readouterr().out
+    assert main(["inspect", str(photo), "--scale", "2", "--json", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["enlarged_from"] == [60, 40]
+
+
 def test_inspect_needs_a_router(photo: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(photo), "--model", str(tiny_folder)]) == 1
     assert "has no router" in capsys.readouterr().err

@@ -7,9 +7,9 @@ missing is added, and nothing else is touched:
     x_hat  <-  x_hat + D^+ (s - D x_hat)                                                                 (3)
 
 the range of D from the photo, its null space from the network (Wang et al. 2023, "Zero-shot image restoration using
-denoising diffusion null-space model", eq. 8). Of the ways to reduce a photo only the bicubic one is assumed: of 150
-random crops of training photos those that had been reduced so gained 0.29 dB on average, by Lanczos 0.21, by area 0.10,
-and bilinearly -0.08.
+denoising diffusion null-space model", eq. 8). Of the ways to reduce a photo only the bicubic one is assumed: 450 crops
+of training photos, reduced so by 1.3 to 4.5, gained 0.36 dB on average, by Lanczos 0.24, by area 0.13, and bilinearly
+-0.08.
 
 All matrices work on one axis: pictures are resampled along one, then along the other."""
 

@@ -63,7 +63,7 @@ Restores a photo and writes the result beside it; the original is never touched.
 
   unires restore holiday.jpg                     writes holiday.restored.jpg
   unires restore holiday.jpg -o better.png       writes better.png
-  unires restore small.jpg --scale 2             twice as wide and high
+  unires restore small.jpg --scale 2             twice as wide and high; cleaned at its own size first
   unires restore dark.jpg --weights denoise      only takes out noise
   unires restore old.jpg --weights "denoise=0.6,dejpeg=0.4; motion-deblur@relay=1"
                                                  first cleans, then sharpens what was cleaned
@@ -219,11 +219,13 @@ def run_restore(args: argparse.Namespace) -> None:
     write_photo(photo, out, **encode)
     report = restorer.report
     assert report is not None
+    first = report.before  # of a photo that was enlarged
+    before = "" if first is None or first.weights.only_keep else f"{first.weights} at its own size, "
     steps = "1 step" if report.steps == 1 else f"{report.steps} steps"
     ceiling = "" if report.ceiling is None else f", the autoencoder alone {report.ceiling:.1f} dB from the photo"
     print(
-        f"Restored {shown(args.photo)} to {shown(out)}: {photo.width} x {photo.height}, {report.weights}, {steps}, "
-        f"{report.number_type} on {report.device}{ceiling}, {time.perf_counter() - started:.1f} s."
+        f"Restored {shown(args.photo)} to {shown(out)}: {photo.width} x {photo.height}, {before}{report.weights}, "
+        f"{steps}, {report.number_type} on {report.device}{ceiling}, {time.perf_counter() - started:.1f} s."
     )
 
 
