@@ -246,3 +246,12 @@ def test_sizes_and_refusals() -> None:
     assert resample.reduced_size(5, 1, 64) == (1, 1)
     with pytest.raises(ValueError, match="nearest"):
         resample.resize(torch.zeros(1, 3, 4, 4), (2, 2), "nearest")
+
+
+@pytest.mark.parametrize("start", [0, 40, 128])
+def test_many_matrices_that_enlarge_are_each_by_itself(start: int) -> None:
+    small = torch.tensor([50, 77, 120, 199])
+    for matrix, size in zip(resample.enlarging(small, 200, start, start + 72), small.tolist(), strict=True):
+        _, alone = resample.weights(size, 200, "bicubic", start, start + 72)
+        ours, theirs = (m[:, (m != 0).any(dim=0)] for m in (matrix, alone.double()))
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -107,6 +108,16 @@ def find(picture: Sliced, scale: float, compressed: bool = False) -> Grid | None
     height, width = picture.shape[-2:]
     if scale < LEAST_SCALE or min(height, width) < SIDE:
         return None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a thousand small factorisations: waking other threads takes longer than each
+    try:
+        return _found(picture, scale, compressed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _found(picture: Sliced, scale: float, compressed: bool) -> Grid | None:
+    height, width = picture.shape[-2:]
     down: list[tuple[int, Tensor]] = []
     across: list[tuple[int, Tensor]] = []
     for place in PLACES:
@@ -133,7 +144,8 @@ def _clearer(strips: list[tuple[int, Tensor]], large: int, scale: float, compres
     the best. strips: the first pixel's number, and the SIDE x SIDE products of lines."""
     edge = max(AROUND)
     sizes = range(int(large / scale / RANGE) - edge, int(large / max(scale / RANGE, LEAST_SCALE)) + 1 + edge)
-    curve = torch.tensor([_off(strips, Axis(small, large), KERNEL) for small in sizes]).log()
+    every = [resample.enlarging(torch.tensor(sizes), large, start, start + SIDE) for start, _ in strips]
+    curve = torch.tensor([_left(matrices, strips) for matrices in zip(*every, strict=True)]).log()
     usual = 1.48 * float(((curve[:-2] + curve[2:]) / 2 - curve[1:-1]).abs().median()) + 1e-4
     inner = range(edge, len(sizes) - edge)
     dip = {i: float(curve[[i + k for k in AROUND]].median() - curve[i]) / usual for i in inner}
@@ -148,10 +160,15 @@ def _fits_blocks(small: int, large: int) -> bool:
 
 def _off(strips: list[tuple[int, Tensor]], axis: Axis, kernel: str) -> float:
     """The mean square of what an axis' small pixels don't explain of the lines."""
+    small, large, _ = axis
+    return _left([resample.weights(small, large, kernel, y, y + SIDE)[1].double() for y, _ in strips], strips)
+
+
+def _left(matrices: Sequence[Tensor], strips: list[tuple[int, Tensor]]) -> float:
+    """Likewise; matrices: of each strip, from small pixels to its own."""
     left = freedom = 0.0
-    for start, products in strips:
-        enlarge = resample.weights(axis.small, axis.large, kernel, start, start + SIDE)[1].double()
-        basis = torch.linalg.qr(enlarge[:, (enlarge != 0).any(dim=0)]).Q
+    for matrix, (_, products) in zip(matrices, strips, strict=True):
+        basis = torch.linalg.qr(matrix[:, (matrix != 0).any(dim=0)]).Q
         left += float(products.trace() - ((products @ basis) * basis).sum())
         freedom += SIDE - basis.shape[1]
     return max(left, 1e-9) / freedom

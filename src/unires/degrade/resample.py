@@ -130,6 +130,16 @@ def _dense_back(old: int, new: Tensor) -> Tensor:
     return weight / weight.sum(dim=2, keepdim=True)
 
 
+def enlarging(small: Tensor, large: int, start: int, stop: int) -> Tensor:
+    """Of the matrices that enlarge one axis from `small` (B) pixels to `large` by the bicubic kernel the rows from
+    `start` to `stop`, all at once: B x rows x columns, float64, columns from the first that isn't zero."""
+    place = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * (small.double() / large)[:, None] - 0.5
+    first = (place[:, :1].floor() - 1).clamp(min=0)
+    pixel = first + torch.arange(int((place[:, -1] - place[:, 0]).max()) + 5)
+    weight = torch.where(pixel < small[:, None], 1.0, 0.0)[:, None] * _bicubic(pixel[:, None] - place[:, :, None])
+    return weight / weight.sum(dim=2, keepdim=True)
+
+
 def _places(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     ramp = torch.arange(count, dtype=torch.float64, device=device)
     return ramp[:, None], ramp[None, :]
