@@ -1,8 +1,8 @@
 """What an enlarged photo was made from, and how an estimate of the sharp one is kept to it.
 
-A photo c that was enlarged, c = U s, holds the small one: s = U^+ c. Whatever the sharp photo is,
-reduced it should be s again (D x = s, with D the bicubic reduction). A network keeps to that only nearly. So what is
-missing is added, and nothing else is touched:
+A photo c that was enlarged, c = U s, holds the small one: s = U^+ c. Whatever the sharp photo is, reduced it should be
+s again (D x = s, with D the bicubic reduction). A network keeps to that only nearly. So what is missing is added, and
+nothing else is touched:
 
     x_hat  <-  x_hat + D^+ (s - D x_hat)                                                                 (3)
 
@@ -38,6 +38,7 @@ LEAST_SCALE = 1.2
 AROUND = (-6, -5, -4, -3, -2, 2, 3, 4, 5, 6)  # sizes that a true one has to explain lines better than
 CLEAR = 3.5  # by so many times what neighbouring sizes differ by, along either axis
 ALONE = 1.5  # and by so many times as much as any other
+AT_ONCE = 256  # sizes whose matrices are made together
 BLOCK = 8  # pixels of JPEG's blocks, which look enlarged where their fine half is lost
 
 
@@ -144,8 +145,11 @@ def _clearer(strips: list[tuple[int, Tensor]], large: int, scale: float, compres
     the best. strips: the first pixel's number, and the SIDE x SIDE products of lines."""
     edge = max(AROUND)
     sizes = range(int(large / scale / RANGE) - edge, int(large / max(scale / RANGE, LEAST_SCALE)) + 1 + edge)
-    every = [resample.enlarging(torch.tensor(sizes), large, start, start + SIDE) for start, _ in strips]
-    curve = torch.tensor([_left(matrices, strips) for matrices in zip(*every, strict=True)]).log()
+    off: list[float] = []
+    for some in torch.split(torch.tensor(sizes), AT_ONCE):
+        every = [resample.enlarging(some, large, start, start + SIDE) for start, _ in strips]
+        off += [_left(matrices, strips) for matrices in zip(*every, strict=True)]
+    curve = torch.tensor(off).log()
     usual = 1.48 * float(((curve[:-2] + curve[2:]) / 2 - curve[1:-1]).abs().median()) + 1e-4
     inner = range(edge, len(sizes) - edge)
     dip = {i: float(curve[[i + k for k in AROUND]].median() - curve[i]) / usual for i in inner}
