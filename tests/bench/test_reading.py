@@ -33,7 +33,7 @@ def test_the_table(model: str, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UniresError, match="no router"):
         report(bench, Scope(data, photos=1, crop=48))
     restorer: Any = bench.ours.restorer
-    restorer.router = SimpleNamespace(read=lambda pixels: SimpleNamespace(found=["denoise"], cleaning=0))
+    restorer.router = SimpleNamespace(read=lambda pixels, grid: SimpleNamespace(found=["denoise"], cleaning=0))
     (table,) = report(bench, Scope(data, photos=1, crop=48))
     said = {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
     assert said["noise 25"]["strongest named"] == "100.0%" and said["noise 25"]["found besides"] == "0.00"
