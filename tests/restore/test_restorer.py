@@ -14,14 +14,11 @@ import pytest
 import torch
 
 import unires
-from unires.compose import router as routing
 from unires.compose.experts import Expert
-from unires.compose.grid import Axis, Grid
 from unires.compose.router import Router, RouterConfig
 from unires.compose.weights import Weights
 from unires.degrade import isolated
 from unires.degrade.recipe import Recipe
-from unires.degrade.resample import resize
 from unires.denoise.checkpoint import SHIPPED, load_denoiser
 from unires.denoise.compact import TASKS, CompactConfig, CompactNet
 from unires.denoise.compact_denoiser import CompactDenoiser
@@ -33,11 +30,6 @@ from unires.sample.sampler import sample
 from unires.train.expert import with_task
 
 LEVEL = 1 / 255
-
-
-@pytest.fixture
-def restorer(tiny: CompactDenoiser) -> Restorer:
-    return Restorer(tiny)
 
 
 # -- tiles ------------------------------------------------------------------------------------------------------------
@@ -126,69 +118,6 @@ def test_a_batch_is_its_pictures_one_by_one(restorer: Restorer, photo: Any) -> N
 
 
 # -- options ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scale", [1, 1.01, 1.5, 2, 3.99, 4])
-def test_any_scale(restorer: Restorer, scale: float) -> None:
-    x = np.random.default_rng(0).integers(0, 256, (23, 31, 3)).astype(np.uint8)
-    out = restorer(x, scale=scale)
-    assert out.shape == (int(23 * scale + 0.5), int(31 * scale + 0.5), 3)
-
-
-@pytest.mark.parametrize("tile", [None, 384])
-def test_reduced_again_the_enlarged_photo_is_itself(tiny: CompactDenoiser, photo: Any, tile: int | None) -> None:
-    """With and without a router, in one piece and in tiles."""
-    torch.manual_seed(1)
-    plans = ((("super-resolution",),),)
-    for router in (None, Router(RouterConfig(isolated.TASKS, plans, 16, 8)).eval().requires_grad_(False)):
-        restorer = Restorer(tiny, router=router)
-        out = restorer.pixels(photo, weights="super-resolution", scale=2.3, tile=tile)
-        assert restorer.report is not None and (restorer.report.tiles > 1) == (tile is not None)
-        plain = resize(photo, (589, 589))
-        off, kept = ((resize(v, (256, 256)) - photo).square().mean().sqrt() for v in (plain, out))
-        assert kept < 0.3 * off and kept < LEVEL
-
-
-def test_what_a_picture_was_enlarged_from_is_found(
-    routed: Restorer, photo: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a picture of any kind."""
-    monkeypatch.setattr(routing, "strength_of", lambda task, severity: 2.3)
-    enlarged = resize(resize(photo[..., :240], (110, 103)), (256, 240)).clamp(0, 1)
-    for picture in (enlarged, (enlarged[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)):
-        routed(picture)
-        assert routed.report is not None and routed.report.reading is not None
-        assert routed.report.reading.grid == Grid(Axis(110, 256), Axis(103, 240))
-
-
-@pytest.mark.parametrize("large", [False, True])
-def test_it_is_restored_at_its_own_size_first(
-    routed: Restorer, photo: Any, large: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the router; what was chosen by hand runs on the enlarged photo alone. Large ones lie in a file between."""
-    monkeypatch.setattr(module, "TILE", 64 if large else 1024)
-    seen: list[float] = []
-    out = routed.pixels(photo, scale=1.5, progress=seen.append)
-    report = routed.report
-    assert report is not None and report.before is not None and report.before.scale == 1 and report.scale == 1.5
-    assert seen == sorted(seen) and seen[-1] == 1.0 and seen[0] < 0.3
-    small = routed.pixels(photo)
-    assert routed.report is not None and str(routed.report.weights) == str(report.before.weights)
-    enlarged = resize(small, (384, 384)).clamp(0, 1)
-    torch.testing.assert_close(out, routed.pixels(enlarged, weights=report.weights), atol=2e-2, rtol=0)
-    for options in ({"weights": "denoise"}, {"steps": 1}):
-        routed.pixels(photo, scale=1.5, **options)
-        assert routed.report is not None and routed.report.before is None
-    assert str(routed.read(photo, 1.5).weights) == str(report.weights)
-
-
-def test_enlarging_without_a_network_is_bicubic(restorer: Restorer, astronaut: Any) -> None:
-    from PIL import Image
-
-    small = Image.fromarray(astronaut[100:140, 100:150])
-    ours = np.asarray(restorer(small, weights="keep", scale=2)).astype(float)
-    pillow = np.asarray(small.resize((100, 80), Image.Resampling.BICUBIC)).astype(float)
-    assert np.abs(ours - pillow).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2)])
@@ -333,18 +262,6 @@ def test_the_functions_stay_functions(tiny_net: Callable[..., Any]) -> None:
 
 
 # -- with a router ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def routed(tiny: Any) -> Restorer:
-    """A router that isn't trained, but whose weights differ from place to place."""
-    torch.manual_seed(6)
-    steps = ("blind", "denoise", "dejpeg"), ("keep@relay", "denoise@relay")
-    router = Router(RouterConfig(isolated.TASKS, (steps,), 16, 8)).eval().requires_grad_(False)
-    for weigh in router.weigh:
-        torch.nn.init.normal_(weigh.leave.weight, std=0.6)
-    router.report.local.bias[: len(isolated.TASKS)] = 3.0  # every degradation is there
-    return Restorer(tiny, router=router)
 
 
 def test_fewer_steps_take_a_shorter_plan(tiny: Any, photo: Any) -> None:

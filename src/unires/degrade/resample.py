@@ -64,7 +64,7 @@ def _profile(x: Tensor, kernel: str) -> Tensor:
     return (1 - x.abs()).clamp(min=0)  # bilinear; also what `area` means when enlarging
 
 
-_few_weights = functools.lru_cache(maxsize=512)(weights)
+_small_weights = functools.lru_cache(maxsize=512)(weights)
 
 
 def resize(pixels: Tensor, size: tuple[int, int], kernel: str = "bicubic") -> Tensor:
@@ -87,7 +87,7 @@ def part(pixels: Sliced, size: tuple[int, int], kernel: str, rows: slice, column
     if kernel not in KERNELS:
         raise ValueError(f"There is no resampling kernel {kernel!r}; there are {', '.join(KERNELS)}.")
     (top, down), (left, across) = (
-        (_few_weights if old * new <= _BLOCK**2 else weights)(old, new, kernel, *which.indices(new)[:2])
+        (_small_weights if old * new <= _BLOCK**2 else weights)(old, new, kernel, *which.indices(new)[:2])
         for old, new, which in zip(pixels.shape[-2:], size, (rows, columns), strict=True)
     )
     x = pixels[..., top : top + down.shape[1], left : left + across.shape[1]]
