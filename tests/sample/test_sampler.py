@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from unires.compose.conditions import Conditions
+from unires.compose.consistency import consistent
 from unires.compose.experts import Expert
-from unires.compose.grid import Axis, Grid, consistent
+from unires.compose.grid import Axis, Grid
 from unires.compose.weights import Weights
 from unires.degrade.resample import resize
 from unires.denoise.compact import TASKS

@@ -222,7 +222,8 @@ class Router(nn.Module):
         if likely.get(ENLARGED, 0.0) < (POSSIBLE if covered else LIKELY):
             return None  # an expert has nothing to undo there, whatever the photo was made from
         read = float(judged.severity[self.config.tasks.index(ENLARGED)].clamp(0, 1))
-        return find(picture, strength_of(ENLARGED, read), likely.get("dejpeg", 0.0) >= POSSIBLE)
+        compressed = likely.get("dejpeg", 0.0) >= POSSIBLE
+        return find(picture, strength_of(ENLARGED, read), compressed, likely[ENLARGED] >= SURE)
 
     def enlarged(self, judged: Judgement, grid: Grid | None) -> Judgement:
         """Judged by what is known for certain: that it was enlarged, and how much."""

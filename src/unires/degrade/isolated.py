@@ -25,6 +25,7 @@ RANGES = {
     "dejpeg": (11.0, 96.0),  # 101 less the quality
 }
 """What a task's strength is counted in, and between which strengths it is trained."""
+WHOLE_SHARE = 0.25  # of the photos with too few pixels: reduced by 2, 3 or 4, as people do
 CLEAN_SHARE = 0.04  # of all pairs: nothing wrong with the photo, so that an expert learns to leave it alone
 
 
@@ -105,7 +106,8 @@ def _centre(kernel: Tensor, size: int) -> Tensor:
 
 def super_resolution(x: Tensor, draw: Draw) -> Degraded:
     scale = draw.log_uniform(*RANGES["super-resolution"])
-    kinds = torch.multinomial(torch.tensor([0.2, 0.2, 0.4, 0.2]), draw.size, True, generator=draw.host)
+    scale = torch.where(draw.chance(WHOLE_SHARE), scale.round().clamp(2, 4), scale)
+    kinds = torch.multinomial(torch.tensor([0.15, 0.15, 0.5, 0.2]), draw.size, True, generator=draw.host)
     if draw.plain is not None:
         kinds = torch.where(draw.plain, resample.KERNELS.index("bicubic"), kinds)
     out = resample.there_and_back(x, scale, kinds, operators.round8)

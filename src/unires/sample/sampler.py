@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from unires.compose.conditions import Conditions
+from unires.compose.consistency import consistent
 from unires.compose.experts import KEEP
-from unires.compose.grid import ENLARGED, Grid, consistent
+from unires.compose.grid import ENLARGED, Grid
 from unires.compose.weights import Weights
 from unires.denoise.interface import Denoiser, Hint
 from unires.denoise.schedule import alpha_sigma

@@ -25,6 +25,7 @@ class TrainConfig:
     paired: dict[str, tuple[str, ...]] = field(default_factory=dict)  # task -> folders of NAME_lq / NAME_gt
     paired_share: float = 0.3  # of a task's samples, where it has pairs
     relay_share: float = 0.0  # of a task's other samples: what another expert has cleaned (`relay.py`)
+    kept_share: float = 0.0  # of the photos to be enlarged: what counts is what equation (3) makes of the estimate
     soft_share: float = 0.0  # of the photos that noise or JPEG are to be taken out of: blurred, and to stay so
     mixtures: bool = False  # `blind` alone learns, from random mixtures: what experts are compared with (`mixed.py`)
     run: str = "runs/compact"

@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from unires.degrade import isolated, operators
+from unires.compose.grid import ENLARGED, Axis, Grid
+from unires.degrade import isolated, operators, resample
 from unires.denoise import number_type
 from unires.denoise.checkpoint import load_net
 from unires.denoise.compact import TASKS, CompactNet
@@ -38,7 +39,7 @@ ENDS = ("enter", "leave", "leave_gates")  # a network's first and last layers, w
 
 class Batch(NamedTuple):
     """A step's samples: clean, degraded: B x 3 x H x W in [-1, 1]; task, severity, angle: B; relayed, B: severity
-    of what another expert has cleaned before (0: nothing); the generator for the objective."""
+    of what another expert has cleaned before (0: nothing); the generator for the objective; grids, B: see there."""
 
     clean: Tensor
     degraded: Tensor
@@ -47,6 +48,7 @@ class Batch(NamedTuple):
     angle: Tensor
     relayed: Tensor
     generator: torch.Generator
+    grids: tuple[Grid | None, ...]
 
 
 class Trainer:
@@ -194,7 +196,21 @@ class Trainer:
         window = (..., slice(top, top + c.crop), slice(left, left + c.crop))
         good, bad = (x[window].contiguous(memory_format=torch.channels_last) * 2 - 1 for x in (clean, degraded))
         task, severity, angle, relayed = (v.to(self.device) for v in known)
-        return Batch(good, bad, task, severity, angle, relayed, device)
+        grids = self._grids(known[0], known[1], top, left, host)
+        return Batch(good, bad, task, severity, angle, relayed, device, grids)
+
+    def _grids(
+        self, tasks: Tensor, severities: Tensor, top: int, left: int, host: torch.Generator
+    ) -> tuple[Grid | None, ...]:
+        """Of a share of the samples that were enlarged from what. top, left: of their first pixel."""
+        c, out = self.config, list[Grid | None]()
+        size = c.crop + 2 * c.margin
+        for task, severity in zip(tasks.tolist(), severities.tolist(), strict=True):
+            out.append(None)
+            if c.kept_share and TASKS[task] == ENLARGED and severity and torch.rand((), generator=host) < c.kept_share:
+                height, width = resample.reduced_size(size, size, isolated.strength_of(ENLARGED, severity))
+                out[-1] = Grid(Axis(height, size, top), Axis(width, size, left))
+        return tuple(out)
 
     def _relayed(
         self, clean: Tensor, counts: dict[str, int], host: torch.Generator, device: torch.Generator
@@ -256,7 +272,7 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        clean, degraded, task, severity, angle, relayed, generator = batch
+        clean, degraded, task, severity, angle, relayed, generator, grids = batch
         # the blind expert sees isolated degradations alone
         second = relayed > 0
         dropout = torch.where(second, 0.0, c.task_dropout)
@@ -266,7 +282,7 @@ class Trainer:
                 first_step_share=c.first_step_share, task_dropout=dropout, relayed=relayed,
                 condition_dropout=c.condition_dropout, severity_dropout=c.severity_dropout,
                 severity_jitter=torch.where(second, c.relay_jitter, c.severity_jitter), angle_jitter=c.angle_jitter,
-                angle_dropout=torch.where(second, c.relay_angle_dropout, c.angle_dropout),
+                angle_dropout=torch.where(second, c.relay_angle_dropout, c.angle_dropout), grids=grids,
             )
         torch.autograd.backward(value)
         parameters = [*self.net.parameters(), *self.uncertainty.parameters()]

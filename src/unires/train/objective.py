@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from unires.compose.consistency import consistent
+from unires.compose.grid import Grid
 from unires.denoise.compact import TASKS, CompactNet
 from unires.denoise.schedule import alpha_sigma
 
@@ -52,11 +55,13 @@ def loss(
     severity_jitter: float | Tensor = 0.0,
     angle_jitter: float = 0.0,
     angle_dropout: float | Tensor = 0.1,
+    grids: Sequence[Grid | None] = (),
 ) -> tuple[Tensor, Tensor]:
     """(p_z + p_c) |x_hat - x|^2, divided by its expectation; a share of the samples is at t = 1.
 
     clean, degraded: B x 3 x H x W in [-1, 1]; task: B indices into the network's tasks; severity, angle: B;
-    task_dropout, severity_jitter, angle_dropout: for all, or B; relayed: see Uncertainty (None: nothing was cleaned).
+    task_dropout, severity_jitter, angle_dropout: for all, or B; relayed: see Uncertainty (None: nothing was cleaned);
+    grids: of each sample what it was enlarged from, which its estimate is kept to before it is judged.
     Returns the mean loss and the plain squared error of each sample."""
     count, device = clean.shape[0], clean.device
     u = torch.rand(6, count, generator=generator, device=device)
@@ -72,6 +77,12 @@ def loss(
     z = alpha * clean + sigma * noise
     condition = torch.where(has_condition.view(-1, 1, 1, 1), degraded, torch.zeros_like(degraded))
     estimate = net(z, t, condition, told, hint, has_condition, turned)
+    if any(grids):
+        parts = (torch.split(x, 1) for x in (estimate.float(), condition))
+        expert = has_condition & (told == task)  # the blind one is never kept to anything
+        known = zip(*parts, grids, expert.tolist(), strict=True)
+        with torch.autocast(device.type, enabled=False):  # what is kept to is exact to float32
+            estimate = torch.cat([consistent(x, c, grid) if grid and here else x for x, c, grid, here in known])
     error = (estimate - clean).square().mean(dim=(1, 2, 3))
     unit = net.total_precision(t, told, has_condition) * error
     cleaned = torch.zeros_like(severity) if relayed is None else relayed

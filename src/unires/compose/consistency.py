@@ -1,0 +1,74 @@
+"""How an estimate of the sharp photo is kept to the small one that it was enlarged from.
+
+A photo c that was enlarged, c = U s, holds the small one: s = U^+ c. Whatever the sharp photo is, reduced it should be
+s again, D x = s. A network keeps to that only nearly. So what is missing is added, and nothing else is touched:
+
+    x_hat  <-  x_hat + D^+ (s - D x_hat)                                                                 (3)
+
+the range of D from the photo, its null space from the network (Wang et al. 2023, "Zero-shot image restoration using
+denoising diffusion null-space model", eq. 8). Which kernel D reduced the photo by nobody tells: it is taken to be the
+one that the estimate, which was made without it, contradicts least in the small photo's finest detail."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unires.compose.grid import KERNEL, Axis, Grid
+from unires.degrade import resample
+
+REDUCING = (KERNEL, "area", "lanczos")  # by which of them a photo may have been reduced; a lens looks like bilinear
+LESS = 0.1  # than the usual one another has to be contradicted by so much
+RIDGE, LOST = 0.01, 1e-4  # of the largest eigenvalue of D D^T and U^T U: so much is added, as D and U lose things
+KEPT = 16  # axes whose matrices are remembered: tiles of a column share one
+
+
+def consistent(estimate: Tensor, condition: Tensor, grid: Grid) -> Tensor:
+    """Equation (3): estimate and condition, B x C x H x W (any affine scale of values), to an estimate. Small pixels
+    whose kernel is cut by a part's border are left as they are, so parts should overlap."""
+    down, across = zip(grid[:2], estimate.shape[-2:], strict=True)
+    (top, solve), (left, solve_x) = _small(*down, grid.kernel), _small(*across, grid.kernel)
+    small = solve.to(estimate) @ condition @ solve_x.to(estimate).T
+    least, best = math.inf, estimate
+    for kernel in REDUCING:
+        rows, reduce, undo = _reducing(*down, top, len(solve), kernel)
+        columns, reduce_x, undo_x = _reducing(*across, left, len(solve_x), kernel)
+        missing = small[..., rows, :][..., columns] - reduce.to(estimate) @ estimate @ reduce_x.to(estimate).T
+        fine = sum(float(missing.detach().diff(dim=d).square().sum()) for d in (-1, -2)) / max(1, missing.numel())
+        fine *= 1 - LESS if kernel == KERNEL else 1
+        if fine < least:
+            least, best = fine, estimate + undo.to(estimate) @ missing @ undo_x.to(estimate).T
+    return best
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _small(axis: Axis, length: int, kernel: str) -> tuple[int, Tensor]:
+    """U^+ on a part so long, k x length, of the k small pixels whose kernel reaches it; and the first one's number."""
+    small, large, start = axis
+    first, enlarge = resample.weights(small, large, kernel, start, start + length)
+    solve = _inverse(enlarge.double(), LOST)
+    return first, (solve / solve.sum(dim=1, keepdim=True)).float()  # flat surfaces stay as bright as they are
+
+
+@functools.lru_cache(maxsize=KEPT * len(REDUCING))
+def _reducing(axis: Axis, length: int, first: int, count: int, kernel: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `count` small pixels from `first` on: the numbers of those which a part so long has whole, k, by the kernel
+    that made them; D and D^+ of these, k x length and length x k."""
+    small, large, start = axis
+    left, reduce = resample.weights(large, small, kernel, first, first + count)
+    place = torch.arange(left, left + reduce.shape[1])
+    cut = (reduce[:, (place < start) | (place >= start + length)] != 0).any(dim=1)
+    reduce = F.pad(reduce, (left - start, start + length - left - reduce.shape[1])).double()[~cut]
+    return (~cut).nonzero()[:, 0], reduce.float(), _inverse(reduce.T, RIDGE).T.float()
+
+
+def _inverse(m: Tensor, ridge: float) -> Tensor:
+    """The pseudoinverse of n x k, k <= n, with a share of the largest eigenvalue of its square added to all."""
+    square = m.T @ m
+    most = float(square.abs().sum(dim=1).max()) if len(square) else 0.0  # no eigenvalue is larger
+    out: Tensor = torch.linalg.solve(square + ridge * most * torch.eye(len(square)).to(m), m.T)
+    return out
