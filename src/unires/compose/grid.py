@@ -33,7 +33,8 @@ MEAN = (1 / 3, 1 / 3, 1 / 3)  # of colours, in which noise hides least,
 LUMA = (0.299, 0.587, 0.114)  # and which JPEG hasn't enlarged itself
 BLOCK, HALF = 8, 4  # pixels of JPEG's blocks, which look enlarged where their fine half is lost
 HIDDEN = (3, 5, 6, 7)  # small pixels in a block: sizes that can't be told from such blocks,
-OF_BLOCKS = 0.2  # and by how much, of what has to be clear, half the size is to be better than they are (logarithms)
+BEYOND = 0.45  # and by how much half the size is to be better than they are, along both axes together (logarithms)
+BLOCKS, AT_MOST = 0.3, 1.8  # how much blocks count beside neighbouring sizes, and how much better they may do
 
 Strip = tuple[int, Tensor]  # the number of its first pixel, and the SIDE x SIDE products of its lines
 
@@ -86,8 +87,8 @@ def _found(picture: Sliced, scale: float, compressed: bool, clear: float) -> Gri
     across: list[Strip] = []
     for place in PLACES:
         top, left = (int(place * (side - SIDE)) for side in (height, width))
-        upright = torch.einsum("cyx,c->yx", picture[..., top : top + SIDE, :width][0].double(), share)
-        lying = torch.einsum("cyx,c->xy", picture[..., :height, left : left + SIDE][0].double(), share)
+        upright = torch.einsum("cyx,c->yx", picture[..., top : top + SIDE, :width][0].cpu().double(), share)
+        lying = torch.einsum("cyx,c->xy", picture[..., :height, left : left + SIDE][0].cpu().double(), share)
         down.append((top, upright @ upright.T))
         across.append((left, lying @ lying.T))
     tall, wide = _clearer(down, height, scale, compressed), _clearer(across, width, scale, compressed)
@@ -100,7 +101,7 @@ def _found(picture: Sliced, scale: float, compressed: bool, clear: float) -> Gri
         return None
     rows, columns = Axis(size[0], height), Axis(size[1], width)
     fits = compressed and _in_a_block(rows) == HALF
-    if fits and _beyond_blocks(down, rows) + _beyond_blocks(across, columns) < OF_BLOCKS * clear:
+    if fits and _beyond_blocks(down, rows) + _beyond_blocks(across, columns) < BEYOND:
         return None
     # blocks without a fine half look like the sharpest kernel's doing
     kernels = (KERNEL,) if compressed else ENLARGING
@@ -140,7 +141,7 @@ def _in_a_block(axis: Axis) -> int:
 
 def _beyond_blocks(strips: list[Strip], axis: Axis) -> float:
     """How much better half as many pixels explain the lines than a few more or less do, and than blocks do of which
-    JPEG has kept the coarse half alone (though these may do much better: of what was enlarged nothing else is left)."""
+    JPEG has kept the coarse half alone."""
     curve = _curve(strips, axis.large, [axis.small + k for k in (0, *AROUND)])
     n = torch.arange(BLOCK, dtype=torch.float64)
     waves = torch.cos(math.pi / BLOCK * (n[:, None] + 0.5) * n[:HALF])
@@ -148,7 +149,7 @@ def _beyond_blocks(strips: list[Strip], axis: Axis) -> float:
     coarse = min(
         math.log(_left([blocks[(start + off) % BLOCK :][:SIDE] for start, _ in strips], strips)) for off in range(BLOCK)
     )  # of a part that was cut out blocks may begin anywhere
-    return float(curve[1:].median() - curve[0]) + 0.3 * max(coarse - float(curve[0]), -1.8)
+    return float(curve[1:].median() - curve[0]) + BLOCKS * max(coarse - float(curve[0]), -AT_MOST)
 
 
 def _off(strips: list[Strip], axis: Axis, kernel: str) -> float:
