@@ -268,7 +268,7 @@ def test_crisper_is_one_step_more(fidelity: float) -> None:
     assert w.steps == 3
     torch.testing.assert_close(w.first(2).values[:, :2], before.values)
     last = {str(w.experts[i]): float(w.values[2, i].mean()) for i in w.active(2)}
-    expected = {"keep@relay": fidelity, "crisp@relay": 1 - fidelity}
+    expected = {"keep@relay": 1 - 1.4 * (1 - fidelity), "crisp@relay": 1.4 * (1 - fidelity)}
     assert last == pytest.approx({name: share for name, share in expected.items() if share})
 
 

@@ -10,6 +10,7 @@ from unires.compose.experts import KEEP, Expert
 from unires.compose.weights import Weights
 
 CRISP = "crisp"  # the expert that a model may have for fidelity below 1 (`unires.train.crisp`)
+BEYOND = 1.4  # so many times what it changes at fidelity 0: more looks right still, where there is texture
 MOST_STEPS = 8
 CRISPEST = 0.3  # weight of the reduced photo's estimate at fidelity 0
 FREQUENT = (
@@ -35,15 +36,15 @@ def default_weights(scale: float, tasks: Sequence[str]) -> Weights:
 
 def crisper(weights: Weights, fidelity: float) -> Weights:
     """For a model with the expert CRISP: one step more, in which lower fidelity moves weight to it from what the steps
-    before left. So places between the two ends are blends of these."""
+    before left, and beyond. So places between the two ends are blends of these."""
     if fidelity >= 1 or weights.only_keep:
         return weights
     experts = tuple(dict.fromkeys((*weights.experts, Expert(KEEP, "relay"), Expert(CRISP, "relay"))))
     steps, _, *size = weights.values.shape
     values = weights.values.new_zeros(steps + 1, len(experts), *size)
     values[:steps, : len(weights.experts)] = weights.values
-    values[steps, experts.index(Expert(KEEP, "relay"))] = fidelity
-    values[steps, experts.index(Expert(CRISP, "relay"))] = 1 - fidelity
+    values[steps, experts.index(Expert(KEEP, "relay"))] = 1 - BEYOND * (1 - fidelity)
+    values[steps, experts.index(Expert(CRISP, "relay"))] = BEYOND * (1 - fidelity)
     return Weights(experts, values)
 
 
