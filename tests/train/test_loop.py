@@ -126,7 +126,7 @@ def test_a_gpus_next_samples_are_made_beside_and_in_order(
 
     def batch(step: int) -> Any:
         makers.append(threading.get_ident())
-        return Batch(expected[step - 2], *[torch.zeros(1)] * 5, torch.Generator())
+        return Batch(expected[step - 2], *[torch.zeros(1)] * 5, torch.Generator(), ())
 
     monkeypatch.setattr(trainer, "batch", lambda step: batch(min(step, 4)))
     trainer.step, trainer.device = 2, torch.device("cuda")
