@@ -14,7 +14,7 @@ from unires.denoise.checkpoint import load_denoiser, load_net, save_net
 from unires.denoise.compact import TASKS, CompactConfig
 from unires.errors import OptionError
 from unires.train.config import TrainConfig
-from unires.train.crisp import Left, loss
+from unires.train.crisp import Left, grid, loss
 from unires.train.expert import ExpertTraining, add_expert, with_task
 from unires.train.lpips import Lpips
 from unires.train.mixed import MixedTrainer
@@ -91,3 +91,16 @@ def test_training_on_mixtures(tmp_path: Path, photos: Path) -> None:
     before = trainer.net.leave.weight.clone()
     trainer.run()
     assert not torch.equal(before, trainer.net.leave.weight) and (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("period", [2, 4])
+@pytest.mark.parametrize("along", [2, 3])
+def test_a_grid_is_charged_for(period: int, along: int) -> None:
+    """Stripes that repeat by one level of 255, up and down, cost their mean square; what photos have costs little."""
+    level = 2 / 255
+    sign = torch.tensor([1.0, -1.0] if period == 2 else [1.0, 1.0, -1.0, -1.0]).repeat(128 // period)
+    stripes = level * sign.view(1, 1, -1, 1).transpose(2, along).expand(1, 3, 128, 128)
+    assert float(grid(stripes)) == pytest.approx(level**2, rel=0.01)
+    noise = level * torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    ramp = torch.linspace(-1, 1, 128).expand(1, 3, 128, 128)
+    assert float(grid(noise)) < 0.03 * level**2 and float(grid(0.3 * ramp)) < 0.5 * level**2

@@ -30,7 +30,8 @@ TWICE = 0.35  # of the pairs of `relay.AFTER`: cleaned by another expert first, 
 ERROR = 0.025  # what squared error counts beside LPIPS, each as a multiple of what the expert before left
 JITTER = 0.02  # deviation of the severity that the expert before is told, as a router's reading has it
 TYPICAL = 0.1  # LPIPS of what the expert before left
-GRID = 3e4  # of `grid`: stripes of one level of 255 cost 0.6
+GRID = 3e4  # of `grid`: what repeats with a deviation of one level of 255 costs 1.8
+PERIOD = 4  # pixels
 FLOORS = 1e-4, 0.01  # of that error (pixels in [-1, 1]) and that LPIPS: what is nearly right stays as it is
 
 
@@ -84,7 +85,7 @@ def add_crisp(c: ExpertTraining, old: CompactNet, log: Log) -> None:
 
         def value() -> Tensor:
             clean, given = left.draw(c.batch, host)
-            down, across = torch.randint(2, (2,), generator=host).tolist()
+            down, across = torch.randint(PERIOD, (2,), generator=host).tolist()
             return loss(net, judge, clean.to(device), given.to(device), kind, (down, across))
 
         steps, minutes = descend(torch.optim.Adam([own], lr=c.rate or RATE, betas=(0.9, 0.99)), value, c, log)
@@ -111,8 +112,8 @@ def loss(
     net: CompactNet, judge: Lpips, clean: Tensor, left: Tensor, kind: torch.dtype, shift: tuple[int, int] = (0, 0)
 ) -> Tensor:
     """LPIPS and squared error of `crisper`, each divided by what `left` has of it (LPIPS by its square root), and
-    `grid`. shift: the rows and columns that LPIPS doesn't see; its first layer looks at every other pixel, and shown
-    the same ones always it teaches a grid."""
+    `grid`. shift: the rows and columns that LPIPS doesn't see; its first layers look at every other pixel and every
+    fourth, and shown the same ones always they teach a grid."""
     x = crisper(net, left, kind)
     least_error, least_distance = FLOORS
     error = (x - clean).square().mean(dim=(1, 2, 3)) / ((left - clean).square().mean(dim=(1, 2, 3)) + least_error)
@@ -125,8 +126,8 @@ def loss(
 
 
 def grid(change: Tensor) -> Tensor:
-    """How much of a change (B x 3 x H x W) alternates from pixel to pixel all over a neighbourhood, as what the
-    network puts together from quarters does and no photo: mean square."""
-    a, b, c, d = (change[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
-    waves = torch.cat((a - b + c - d, a + b - c - d, a - b - c + d), dim=1) / 4
-    return F.avg_pool2d(waves, 8, 4).square().mean()
+    """How much of a change (B x 3 x H x W) repeats every PERIOD pixels all over a neighbourhood, as what a network puts
+    together from quarters does, and LPIPS's first layers may like it to, and no photo: mean square."""
+    places = [change[..., i::PERIOD, j::PERIOD] for i in range(PERIOD) for j in range(PERIOD)]
+    own = torch.stack([F.avg_pool2d(x, 8, 4) for x in places])
+    return (own - own.mean(dim=0)).square().mean()
