@@ -334,9 +334,9 @@ def test_fidelity_turns_to_the_expert_for_it(routed: Restorer, photo: Any, tiny_
     crispest = crisps.pixels(photo, fidelity=0.0)
     assert crisps.report is not None
     passes = crisps.report.passes
-    assert crisps.report.steps == 3 and str(crisps.report.weights).endswith("; crisp@relay=1")
+    assert crisps.report.steps == 3 and str(crisps.report.weights).endswith("; keep@relay=-0.4,crisp@relay=1.4")
     alone = sample(crisps.denoiser, truest, Weights.parse("crisp", crisps.denoiser.facts.tasks))
-    torch.testing.assert_close(crispest, alone, atol=1e-4, rtol=0)
+    torch.testing.assert_close(crispest, truest.lerp(alone, 1.4), atol=1e-4, rtol=0)
     assert not torch.allclose(crispest, truest, atol=1e-3)
     between = crisps.pixels(photo, fidelity=0.25)  # the ends, blended
     torch.testing.assert_close(between, truest.lerp(crispest, 0.75), atol=1e-5, rtol=0)
@@ -344,7 +344,7 @@ def test_fidelity_turns_to_the_expert_for_it(routed: Restorer, photo: Any, tiny_
     crisps.pixels(photo, fidelity=0.25, steps=4)  # who asks for steps gets samples
     assert crisps.report.steps == 4 and "down2" in str(crisps.report.weights)
     crisps.pixels(photo, fidelity=0.25, weights="denoise")
-    assert str(crisps.report.weights) == "denoise=1; keep@relay=0.25,crisp@relay=0.75"
+    assert str(crisps.report.weights) == "denoise=1; keep@relay=-0.05,crisp@relay=1.05"
 
 
 def test_experts_are_told_what_was_read(routed: Restorer, photo: Any) -> None:
