@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -278,6 +279,7 @@ class Machine:
         patch.setattr(torch.nn.functional, "conv2d", conv2d)
         patch.setattr(number_type.time, "perf_counter", lambda: self.now)
         patch.setattr(number_type, "has_bf16", lambda: True)
+        patch.setattr(number_type, "_faster", functools.cache(number_type._faster.__wrapped__))  # asked anew
 
 
 @pytest.mark.parametrize(
@@ -297,6 +299,14 @@ def test_bf16_is_chosen_only_where_it_is_faster_and_right(
     net = tiny_net(widths=(16, 16))
     Machine(monkeypatch, **machine)
     assert number_type.choose(net, torch.device("cpu")) == expected
+
+
+def test_the_choice_stays_what_it_was(tiny_net: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is when another network of that size is loaded: results don't change in a process."""
+    machine = Machine(monkeypatch, speed=3.0)
+    first = number_type.choose(tiny_net(widths=(16, 16)), torch.device("cpu"))
+    timed = machine.now
+    assert number_type.choose(tiny_net(1, widths=(16, 16)), torch.device("cpu")) == first and machine.now == timed > 0
 
 
 def test_a_processor_without_bf16_is_not_even_timed(
