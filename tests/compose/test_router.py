@@ -17,7 +17,10 @@ from unires.compose.report import SEEN, Judgement
 from unires.compose.router import FILE, LEAST, Router, RouterConfig
 from unires.compose.spectrum import CELL, light
 from unires.degrade.isolated import TASKS, strength_of
+from unires.degrade.jpeg import encode_decode
+from unires.degrade.operators import round8
 from unires.degrade.recipe import Recipe
+from unires.degrade.resample import resize
 from unires.errors import UniresError
 
 STEPS = (("blind", "denoise", "keep"), ("keep@relay", "denoise@relay"))
@@ -271,6 +274,53 @@ def test_what_is_known_is_not_looked_for(router: Router, photo: Any, monkeypatch
     reading = router.read(photo, grid)
     assert reading.grid == grid and reading.found == ["super-resolution"]
     assert str(reading.weights) == "super-resolution=1"
+
+
+def test_what_few_pixels_explain_is_not_out_of_focus(
+    router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Doubtful defocus is none where the small photo shows none, before and after the first steps have cleaned it."""
+    grid, k = Grid(Axis(100, 256), Axis(100, 256)), TASKS.index("defocus-deblur")
+    with torch.no_grad():
+        router.weigh[0].leave.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))  # denoise first
+    for seems, small, there in ((-0.5, -3.0, False), (-0.5, -1.0, True), (0.5, -3.0, True)):
+        said(router, monkeypatch, denoise=3.0, defocus_deblur=seems)
+        monkeypatch.setattr(router, "_soft", lambda picture, grid, small=small: float(torch.tensor(small).sigmoid()))
+        reading = router.read(photo, grid)
+        again = router.look_again(reading, photo)
+        for r in (reading, again):
+            assert (float(r.present[k]) > 0.01) == there == ("defocus-deblur" in r.told)
+
+
+def test_the_small_photo_is_looked_at(router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[torch.Tensor]()
+    see = router.report.see
+    monkeypatch.setattr(router.report, "see", lambda x: (seen.append(x), see(x))[1])
+    small = round8(photo[..., :96, :128])
+    large = resize(small, (240, 320))
+    assert router._soft(large, None) is None
+    assert router._soft(large, Grid(Axis(96, 240), Axis(128, 320))) is not None
+    torch.testing.assert_close(seen[0], small, atol=1.5 / 255, rtol=0)
+    monkeypatch.setattr(module, "TILE", 160)  # of a large one, its centre
+    router._soft(large, Grid(Axis(96, 240), Axis(128, 320)))
+    torch.testing.assert_close(seen[1][..., 8:-8, 8:-8], small[..., 20:76, 36:92], atol=2 / 255, rtol=0)
+
+
+def test_how_much_it_was_compressed_is_certain(router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not that it did harm; and estimates are kept to the cells where no noise was compressed."""
+    lq = encode_decode(photo, [40], ["4:2:0"])
+    said(router, monkeypatch, dejpeg=2.0)
+    reading = router.read(lq)
+    k = TASKS.index("dejpeg")
+    assert reading.cells is not None and reading.cells.quality == 40 and reading.origin.cells == reading.cells
+    assert strength_of("dejpeg", float(reading.severity[k])) == pytest.approx(61, abs=0.1)
+    assert float(reading.present[k]) == pytest.approx(0.881, abs=1e-3)
+    assert router.read(photo).cells is None
+    said(router, monkeypatch, dejpeg=2.0, denoise=1.0)
+    reading = router.read(lq)
+    assert reading.cells is not None and reading.origin.cells is None
+    said(router, monkeypatch, denoise=2.0)
+    assert router.read(lq).cells is None  # not looked for where nothing speaks for it
 
 
 def test_a_second_look_keeps_it(router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from unires.compose.conditions import Conditions
 from unires.compose.consistency import consistent
 from unires.compose.experts import Expert
 from unires.compose.grid import Axis, Grid
+from unires.compose.origin import Origin
 from unires.compose.weights import Weights
 from unires.degrade.resample import resize
 from unires.denoise.compact import TASKS
@@ -80,7 +81,7 @@ def test_super_resolution_alone_keeps_to_what_was_enlarged(tiny: Any, photo: Any
     grid, z, hints = Grid(Axis(40, 80), Axis(40, 80)), noise(1, 3, 80, 80), {"denoise": Hint(0.5)}
 
     def step(text: str, relay: Tensor | None = None, grid: Grid | None = grid) -> Tensor:
-        return composed_estimate(tiny, Conditions(tiny, x), weights(text), z, 1.0, 0, relay, hints, grid)
+        return composed_estimate(tiny, Conditions(tiny, x), weights(text), z, 1.0, 0, relay, hints, Origin(grid))
 
     small = resize(tiny.encode(x), (40, 40))
     for text, relay in (("super-resolution", None), ("super-resolution@relay", tiny.encode(x))):

@@ -31,7 +31,7 @@ def consistent(estimate: Tensor, condition: Tensor, grid: Grid) -> Tensor:
     """Equation (3): estimate and condition, B x C x H x W (any affine scale of values), to an estimate. Small pixels
     whose kernel is cut by a part's border are left as they are, so parts should overlap."""
     down, across = zip(grid[:2], estimate.shape[-2:], strict=True)
-    (top, solve), (left, solve_x) = _small(*down, grid.kernel), _small(*across, grid.kernel)
+    (top, solve), (left, solve_x) = shrunken(*down, grid.kernel), shrunken(*across, grid.kernel)
     small = solve.to(estimate) @ condition @ solve_x.to(estimate).T
     least, best = math.inf, estimate
     for kernel in REDUCING:
@@ -46,7 +46,7 @@ def consistent(estimate: Tensor, condition: Tensor, grid: Grid) -> Tensor:
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _small(axis: Axis, length: int, kernel: str) -> tuple[int, Tensor]:
+def shrunken(axis: Axis, length: int, kernel: str) -> tuple[int, Tensor]:
     """U^+ on a part so long, k x length, of the k small pixels whose kernel reaches it; and the first one's number."""
     small, large, start = axis
     first, enlarge = resample.weights(small, large, kernel, start, start + length)

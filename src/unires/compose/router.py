@@ -20,9 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from unires.compose import cells
 from unires.compose.blur import Fit
+from unires.compose.cells import COMPRESSED, Cells
+from unires.compose.consistency import shrunken
 from unires.compose.experts import KEEP, Expert
 from unires.compose.grid import ENLARGED, Grid, find
+from unires.compose.origin import Origin
 from unires.compose.report import LEAK, REACH, SEEN, Judgement, Report
 from unires.compose.second import SecondLook
 from unires.compose.spectrum import CELL, light
@@ -42,6 +46,8 @@ COVERS = ("denoise", "dejpeg")  # what hides the zeros that a blur leaves in a s
 POSSIBLE = 0.05  # probability from which an expert is told how strong its degradation seems
 LIKELY = 0.2  # probability from which a second degradation is reckoned with
 CERTAIN = 6.0  # log odds of what needs no guess
+SOFT = "defocus-deblur"  # the degradation that few pixels are taken for
+IN_FOCUS = 0.1  # probability below which the small photo shows none of it
 LEAST = 0.25  # an expert that no place gives more weight is not worth its pass: 6.0 passes became 4.4, for 0.01 dB
 HARM_UNIT = 10.0  # dB
 TILE = 1024  # pixels a side that are read at once; a multiple of every cell
@@ -83,8 +89,9 @@ class Reading:
     strength, 0 to 1 of the training range; `harm`: the mean squared error that it would make alone, in dB (pixels from
     0 to 1), all of shape 5; `where`: the local probability, 5 x h x w; `weights`: what it would restore with; `told`:
     what each task's expert is told, where its degradation is possible at all; `others`: the weights of the router's
-    other plans, the longest first. `grid`: what the photo was enlarged from, if known. `cleaning`: after so many of the
-    weights' first steps `Router.look_again` would tell more, from `seen`; 0: no second look is due."""
+    other plans, the longest first. `grid`: what the photo was enlarged from, and `cells`: what JPEG has rounded it to,
+    if known. `cleaning`: after so many of the weights' first steps `Router.look_again` would tell more, from `seen`;
+    0: no second look is due."""
 
     tasks: tuple[str, ...]
     present: Tensor
@@ -95,6 +102,7 @@ class Reading:
     told: Mapping[str, Hint] = field(default_factory=dict)
     others: tuple[Weights, ...] = ()
     grid: Grid | None = None
+    cells: Cells | None = None
     cleaning: int = 0
     seen: Seen | None = None
 
@@ -103,6 +111,13 @@ class Reading:
         plans = (self.weights, *self.others)
         fitting = [w for w in plans if w.steps <= steps]
         return fitting[0] if fitting else min(plans, key=lambda w: w.steps).first(steps)
+
+    @property
+    def origin(self) -> Origin:
+        """What estimates are kept to. Where noise was compressed with the photo, the cells are the noisy photo's."""
+        noise = self.tasks.index("denoise") if "denoise" in self.tasks else None
+        quiet = noise is None or float(self.present[noise]) < LIKELY
+        return Origin(self.grid, self.cells if quiet else None)
 
     @property
     def found(self) -> list[str]:
@@ -213,7 +228,14 @@ class Router(nn.Module):
         """Of a picture of any size, 1 x 3 x H x W, in tiles. grid: what it was enlarged from, where that is known; else
         it is looked for."""
         look, plane = self._look(picture, self.report.see)
-        return self.reading(look, plane, grid or self._grid(picture, self.report(look).of(0)))
+        judged = self.report(look).of(0)
+        grid = grid or self._grid(picture, judged)
+        return self.reading(look, plane, grid, self._cells(picture, judged), self._soft(picture, grid))
+
+    def _cells(self, picture: Sliced, judged: Judgement) -> Cells | None:
+        """What JPEG has rounded a picture to, if it seems to have been compressed and that shows."""
+        likely = dict(zip(self.config.tasks, judged.presence.sigmoid().tolist(), strict=True))
+        return cells.find(picture) if likely.get(COMPRESSED, 0.0) >= POSSIBLE else None
 
     def _grid(self, picture: Sliced, judged: Judgement) -> Grid | None:
         """What a picture was made from, if it seems to have been enlarged and that shows."""
@@ -225,12 +247,35 @@ class Router(nn.Module):
         compressed = likely.get("dejpeg", 0.0) >= POSSIBLE
         return find(picture, strength_of(ENLARGED, read), compressed, likely[ENLARGED] >= SURE)
 
-    def enlarged(self, judged: Judgement, grid: Grid | None) -> Judgement:
-        """Judged by what is known for certain: that it was enlarged, and how much."""
-        if grid is None or ENLARGED not in self.config.tasks:
-            return judged
-        k, presence, severity = self.config.tasks.index(ENLARGED), judged.presence.clone(), judged.severity.clone()
-        presence[k], severity[k] = CERTAIN, severity_of(ENLARGED, torch.tensor(grid.scale))
+    def _soft(self, picture: Sliced, grid: Grid | None) -> float | None:
+        """How likely the small photo is out of focus that a picture was made from (its centre); None where there is
+        none."""
+        if grid is None or SOFT not in self.config.tasks:
+            return None
+        height, width = picture.shape[-2:]
+        top, left = max(0, height - TILE) // 2, max(0, width - TILE) // 2
+        part = picture[..., top : top + TILE, left : left + TILE].to(self.report.mean)
+        axes = zip(grid.at(top, left)[:2], part.shape[-2:], strict=True)
+        (_, down), (_, across) = (shrunken(axis, length, grid.kernel) for axis, length in axes)
+        small = round8(down.to(part) @ part @ across.to(part).T)
+        judged = self.report(self.report.see(small)).of(0)
+        return float(judged.presence[self.config.tasks.index(SOFT)].sigmoid())
+
+    def certain(
+        self, judged: Judgement, grid: Grid | None, cells: Cells | None, soft: float | None = None
+    ) -> Judgement:
+        """Judged by what is known for certain: that a photo was enlarged, and how much; how much it was compressed; and
+        that few pixels are all that is soft about it, where that is doubtful and the small photo doesn't look so."""
+        presence, severity = judged.presence.clone(), judged.severity.clone()
+        if soft is not None and soft < IN_FOCUS:
+            k = self.config.tasks.index(SOFT)
+            presence[k] = -CERTAIN if float(presence[k].sigmoid()) < SURE else presence[k]
+        if grid is not None and ENLARGED in self.config.tasks:
+            k = self.config.tasks.index(ENLARGED)
+            presence[k], severity[k] = CERTAIN, severity_of(ENLARGED, torch.tensor(grid.scale))
+        if cells is not None:
+            k = self.config.tasks.index(COMPRESSED)
+            severity[k] = severity_of(COMPRESSED, torch.tensor(101.0 - cells.quality))
         return judged._replace(presence=presence, severity=severity)
 
     def _look(self, picture: Sliced, see: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -257,19 +302,23 @@ class Router(nn.Module):
                 yield part.to(self.report.mean), rows, columns
 
     @torch.inference_mode()
-    def reading(self, look: Tensor, plane: Tensor, grid: Grid | None = None) -> Reading:
-        """Of one photo: 1 x SEEN x h x w, the mean log power of its light, and what it was enlarged from. Experts whose
-        weight is nowhere more than LEAST are left out."""
+    def reading(
+        self, look: Tensor, plane: Tensor, grid: Grid | None = None, cells: Cells | None = None,
+        soft: float | None = None,
+    ) -> Reading:
+        """Of one photo: 1 x SEEN x h x w, the mean log power of its light, what it was enlarged from, what JPEG has
+        rounded it to, and how likely the small one is out of focus. Experts whose weight is nowhere more than LEAST are
+        left out."""
         before = self.report(look).of(0)
-        judged = self.enlarged(before, grid)
+        judged = self.certain(before, grid, cells, soft)
         known, told = self.known(judged, plane)
         plans = self.config.plans
         rows = [self.rows(look, known, p, len(plan)) for p, plan in enumerate(plans)]
         order = [self.weights(*both) for both in zip(reversed(rows), reversed(plans), strict=True)]
         if (lone := self.lone(judged)) is not None:
-            return self._reading(judged, told, [lone, *order], grid)
+            return self._reading(judged, told, [lone, *order], grid, cells)
         seen = Seen(look, plane, before, rows[-1][:-1])
-        return self._reading(judged, told, order, grid, self.cleaning(seen.rows), seen)
+        return self._reading(judged, told, order, grid, cells, self.cleaning(seen.rows), seen)
 
     @torch.inference_mode()
     def look_again(self, reading: Reading, cleaned: Sliced) -> Reading:
@@ -279,12 +328,13 @@ class Router(nn.Module):
         look, plane, before, rows = reading.seen
         reader = self.second.reader(self.report)
         left, light_left = self._look(cleaned, lambda part: reader.see(round8(part)))
-        judged = self.enlarged(self.settled(before, reader(left).of(0)), reading.grid)
+        settled = self.settled(before, reader(left).of(0))
+        judged = self.certain(settled, reading.grid, reading.cells, self._soft(cleaned, reading.grid))
         known, told = self.known(judged, plane, light_left)
         last = len(self.config.plans) - 1
         weights, _ = self.decide(look, known[None], last, len(rows))
         order = [self.weights([*rows, weights[0]], self.config.plans[last]), *reading.others]
-        return self._reading(judged, told, order, reading.grid)
+        return self._reading(judged, told, order, reading.grid, reading.cells)
 
     def settled(self, photo: Judgement, cleaned: Judgement) -> Judgement:
         """One judgement from those of one photo and of what the first steps left of it."""
@@ -312,14 +362,14 @@ class Router(nn.Module):
         return None
 
     def _reading(
-        self, judged: Judgement, told: dict[str, Hint], order: Sequence[Weights], grid: Grid | None, cleaning: int = 0,
-        seen: Seen | None = None,
+        self, judged: Judgement, told: dict[str, Hint], order: Sequence[Weights], grid: Grid | None,
+        cells: Cells | None, cleaning: int = 0, seen: Seen | None = None,
     ) -> Reading:
         strength = [told[task].severity if task in told else float(judged.severity[k].clamp(0, 1))
                     for k, task in enumerate(self.config.tasks)]  # fmt: skip
         return Reading(
             self.config.tasks, judged.presence.sigmoid(), torch.tensor(strength), judged.harm * HARM_UNIT,
-            judged.where.sigmoid(), order[0], told, tuple(order[1:]), grid, cleaning, seen,
+            judged.where.sigmoid(), order[0], told, tuple(order[1:]), grid, cells, cleaning, seen,
         )
 
     def weights(self, rows: Sequence[Tensor], plan: Plan) -> Weights:

@@ -16,8 +16,8 @@ _LUMA = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 
 _CHROMA = """17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99
 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99"""
 # JFIF: full-range BT.601
-_TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
-_TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
+TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 
 def encode_decode(pixels: Tensor, quality: list[int], subsampling: list[str]) -> Tensor:
@@ -39,11 +39,24 @@ def encode_decode(pixels: Tensor, quality: list[int], subsampling: list[str]) ->
 @functools.lru_cache(maxsize=4)
 def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tables = torch.tensor([[int(v) for v in t.split()] for t in (_LUMA, _CHROMA)], dtype=torch.float32)
+    ycc, rgb = torch.tensor(TO_YCC), torch.tensor(TO_RGB)
+    return tables.view(2, 8, 8).to(device), waves().to(device), ycc.to(device), rgb.to(device)
+
+
+def waves() -> Tensor:
+    """The cosines of a block, 8 x 8, orthonormal: `waves() @ block @ waves().T` are its coefficients."""
     k = torch.arange(8, dtype=torch.float64)
     dct = torch.cos((2 * k[None, :] + 1) * k[:, None] * math.pi / 16) / 2
     dct[0] /= math.sqrt(2)
-    ycc, rgb = torch.tensor(_TO_YCC), torch.tensor(_TO_RGB)
-    return tables.view(2, 8, 8).to(device), dct.float().to(device), ycc.to(device), rgb.to(device)
+    return dct.float()
+
+
+def tables(quality: Tensor) -> Tensor:
+    """Steps of quantisation that libjpeg has for qualities (B, 1 to 100): B x 2 x 8 x 8, of brightness and colour."""
+    q = quality.float().clamp(1, 100)
+    factor = torch.where(q < 50, torch.floor(5000 / q), 200 - 2 * q)
+    usual = _constants(quality.device)[0]
+    return torch.floor((usual[None] * factor[:, None, None, None] + 50) / 100).clamp(1, 255)
 
 
 def _blocks(plane: Tensor, table: Tensor, dct: Tensor) -> Tensor:
@@ -65,12 +78,10 @@ def simulate(pixels: Tensor, quality: Tensor, subsampled: Tensor) -> Tensor:
 
     Agrees with `encode_decode` within 1/255 on average (a test holds it to that): what differs is the
     integer arithmetic of libjpeg's transforms."""
-    tables, dct, ycc, rgb = _constants(pixels.device)
+    _, dct, ycc, rgb = _constants(pixels.device)
     h, w = pixels.shape[-2:]
     x = F.pad((pixels.clamp(0, 1) * 255).round(), (0, -w % 16, 0, -h % 16), mode="replicate")
-    q = quality.to(pixels).clamp(1, 100)
-    factor = torch.where(q < 50, torch.floor(5000 / q), 200 - 2 * q)
-    table = torch.floor((tables[None] * factor[:, None, None, None] + 50) / 100).clamp(1, 255)
+    table = tables(quality.to(pixels))
     planes = torch.einsum("ij,bjhw->bihw", ycc, x).round()
     luma = _blocks(planes[:, :1] - 128, table[:, 0], dct) + 128
     full, half = planes[:, 1:], F.avg_pool2d(planes[:, 1:], 2)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unires.compose import presets
 from unires.compose.grid import Axis, Grid
+from unires.compose.origin import Origin
 from unires.compose.router import Reading, Router
 from unires.compose.weights import Weights
 from unires.degrade.recipe import checked_seed
@@ -280,9 +281,9 @@ class Restorer:
                 )
                 canvas.put(everything, out)
             else:
-                told, grid = ({}, grid) if reading is None else (reading.told, reading.grid)
+                told, origin = ({}, Origin(grid)) if reading is None else (reading.told, reading.origin)
                 rest, left = chosen.after(done), count - done
-                finish = Sampling(self.denoiser, self.device, rest, left, told, seed, o.solver, o.tile, grid)
+                finish = Sampling(self.denoiser, self.device, rest, left, told, seed, o.solver, o.tile, origin)
                 tiles = finish(large, canvas.put, lambda share: climb((done + share * left) / count), cleaned)
         # where nothing is computed, nothing can be off by a last bit
         kind = self.denoiser.facts.number_type

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unires.compose.grid import Grid
+from unires.compose.origin import Origin
 from unires.compose.weights import Weights
 from unires.degrade.resample import Sliced
 from unires.denoise.interface import Denoiser, Hint
@@ -27,7 +27,7 @@ Put = Callable[[Window, Tensor], object]  # takes a part of the result
 @dataclass(frozen=True)
 class Sampling:
     """How to sample. told: what a task's experts are told; tile: pixels a side of larger pictures' parts; None asks how
-    much memory there is; grid: of an enlarged picture."""
+    much memory there is; origin: what the picture was made from."""
 
     denoiser: Denoiser
     device: str
@@ -37,7 +37,7 @@ class Sampling:
     seed: int = 0
     solver: str = "ddim"
     tile: int | None = None
-    grid: Grid | None = None
+    origin: Origin = field(default_factory=Origin)
 
     def __call__(self, picture: Sliced, put: Put, progress: Progress, relay: Sliced | None = None) -> int:
         """Hand the result to `put`, in parts; returns how many tiles it took. relay: pixels that earlier steps made, to
@@ -76,7 +76,7 @@ class Sampling:
         z = None if noise is None else cut(noise, whole).to(self.device)
         before = None if relay is None else cut(relay, whole)
         out = sample(self.denoiser, cut(picture, whole), self.weights, steps=self.steps, noise=z, hints=self.told,
-                     solver=self.solver, callback=after, relay=before, grid=self.grid)
+                     solver=self.solver, callback=after, relay=before, origin=self.origin)
         put(whole, out)
 
     def _in_tiles(
@@ -111,8 +111,8 @@ class Sampling:
                 known = None if last is None else cut(last, window).to(lq)
                 if step == 0 and relay is not None:
                     known = self.denoiser.encode(cut(relay, window))
-                grid = None if self.grid is None else self.grid.at(window.top, window.left)
-                out = composed_estimate(self.denoiser, conditions, here, part, ts[step], step, known, self.told, grid)
+                origin = self.origin.at(window.top, window.left)
+                out = composed_estimate(self.denoiser, conditions, here, part, ts[step], step, known, self.told, origin)
                 blender.add(window, out.cpu())
                 done += 1
                 progress(done / (len(plan) * steps))

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from unires.compose.conditions import Conditions
-from unires.compose.consistency import consistent
 from unires.compose.experts import KEEP
-from unires.compose.grid import ENLARGED, Grid
+from unires.compose.origin import Origin
 from unires.compose.weights import Weights
 from unires.denoise.interface import Denoiser, Hint
 from unires.denoise.schedule import alpha_sigma
@@ -54,15 +53,15 @@ def times(steps: int) -> list[float]:
 
 def composed_estimate(
     denoiser: Denoiser, conditions: Condition, weights: Weights, z: Tensor, t: float, step: int, relay: Tensor | None,
-    hints: Mapping[str, Hint] | None = None, grid: Grid | None = None,
+    hints: Mapping[str, Hint] | None = None, origin: Origin | None = None,
 ) -> Tensor:
     """x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k). The experts of the step run as one batch, or as
     several where pictures are large (AT_ONCE); `keep` runs nothing. Where all of them see the relay, they see nothing
     else: z's noise takes the place of z.
 
     conditions: `Conditions`, or another function of a condition's name and the relay. hints: what a task's
-    experts are told of its degradation; a task that is not named is told nothing. grid: what an enlarged photo was
-    made from, where that is known: super-resolution, where it works alone, is kept to it (`consistent`)."""
+    experts are told of its degradation; a task that is not named is told nothing. origin: what the photo was made
+    from, where that is known: an expert that works alone is kept to it (`Origin.keep`)."""
     used = weights.active(step)
     networks = [k for k in used if weights.experts[k].task != KEEP]
     if relay is not None and networks and all(weights.experts[k].condition == "relay" for k in networks):
@@ -80,10 +79,9 @@ def composed_estimate(
         told = [(hints or {}).get(task) for task in tasks]
         together = denoiser.predict(z.repeat(len(some), 1, 1, 1), t, condition, tasks, told)
         parts |= dict(zip(some, together.chunk(len(some)), strict=True))
-    if grid is not None and len(networks) == 1:
+    if origin and len(networks) == 1:
         (k,) = networks
-        if weights.experts[k].task == ENLARGED and weights.experts[k].condition in ("lq", "relay"):
-            parts[k] = consistent(parts[k], seen[k], grid)
+        parts[k] = origin.keep(weights.experts[k], parts[k], seen[k])
     total = torch.zeros_like(z)
     for k in used:
         total += weights.at(step, k, size).to(z) * parts[k]
@@ -161,11 +159,11 @@ def sample(
     solver: str = "ddim",
     callback: Callback | None = None,
     relay: Tensor | None = None,
-    grid: Grid | None = None,
+    origin: Origin | None = None,
 ) -> Tensor:
     """Restore pixels (B x 3 x H x W in [0, 1]) with the experts weighted by `weights`; returns the same shape,
     not clipped. noise: z_1, unit Gaussian samples; with one step it is not looked at and may be None.
-    hints, grid: as `composed_estimate` takes them. relay: pixels that earlier steps made, to go on from. Raises
+    hints, origin: as `composed_estimate` takes them. relay: pixels that earlier steps made, to go on from. Raises
     OptionError for an unknown solver."""
     check_solver(solver)
     conditions = Conditions(denoiser, pixels)
@@ -173,7 +171,7 @@ def sample(
         noise = torch.zeros_like(conditions("lq", None))
 
     def estimate(z: Tensor, t: float, step: int, relay: Tensor | None) -> Tensor:
-        return composed_estimate(denoiser, conditions, weights, z, t, step, relay, hints, grid)
+        return composed_estimate(denoiser, conditions, weights, z, t, step, relay, hints, origin)
 
     before = None if relay is None else denoiser.encode(relay)
     return denoiser.decode(solve(SOLVERS[solver], estimate, noise, times(steps), callback, before))

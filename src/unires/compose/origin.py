@@ -1,0 +1,33 @@
+"""What a photo is known to have been made from, and which expert's estimate is kept to it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from unires.compose import cells, consistency
+from unires.compose.cells import COMPRESSED, Cells
+from unires.compose.experts import Expert
+from unires.compose.grid import ENLARGED, Grid
+
+
+class Origin(NamedTuple):
+    """The small photo that it was enlarged from, and the cells of JPEG's coefficients that it lies in; None where that
+    isn't known."""
+
+    grid: Grid | None = None
+    cells: Cells | None = None
+
+    def at(self, top: int, left: int) -> Origin:
+        """Of the part whose first pixel that is."""
+        return Origin(self.grid and self.grid.at(top, left), self.cells and self.cells.at(top, left))
+
+    def keep(self, expert: Expert, estimate: Tensor, condition: Tensor) -> Tensor:
+        """An expert's estimate of what it saw, B x 3 x H x W in [-1, 1], kept to equation (3) or (4) where its task is
+        to undo what they say. What steps before have changed lies in no cell any more."""
+        if self.grid and expert.task == ENLARGED and expert.condition in ("lq", "relay"):
+            return consistency.consistent(estimate, condition, self.grid)
+        if self.cells and expert.task == COMPRESSED and expert.condition == "lq":
+            return cells.within(estimate, condition, self.cells)
+        return estimate
