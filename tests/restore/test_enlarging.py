@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from unires.compose import consistency
 from unires.compose import router as routing
 from unires.compose.consistency import REDUCING
 from unires.compose.grid import Axis, Grid
@@ -43,6 +44,24 @@ def test_reduced_again_the_enlarged_photo_is_itself(tiny: CompactDenoiser, photo
             for v in (plain, out)
         )
         assert bool(((kept < 0.3 * off) & (kept < LEVEL)).any())
+
+
+def test_one_part_says_for_all_by_which_kernel_it_was_reduced(
+    tiny: CompactDenoiser, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The middle one: parts that choose for themselves would differ in sharpness."""
+    said, kept = list[str](), list[str]()
+    choose, keep = consistency.reduced_by, consistency.consistent
+    monkeypatch.setattr(consistency, "reduced_by", lambda *args: (said.append(choose(*args)), "lanczos")[1])
+    spy = lambda x, c, grid: (kept.append(grid.reduced_by), keep(x, c, grid))[1]  # noqa: E731
+    monkeypatch.setattr(consistency, "consistent", spy)
+    restorer = Restorer(tiny)
+    restorer.pixels(photo, weights="super-resolution", scale=2.3, tile=384)
+    assert restorer.report is not None and len(said) == 1 and said[0] in REDUCING
+    assert kept == ["lanczos"] * restorer.report.tiles
+    restorer.pixels(photo, weights="super-resolution", scale=1.2)  # in one piece
+    restorer.pixels(photo, weights="denoise", scale=2.3, tile=384)
+    assert len(said) == 1 and kept[-1] == ""
 
 
 def test_what_a_picture_was_enlarged_from_is_found(

@@ -30,19 +30,28 @@ KEPT = 16  # axes whose matrices are remembered: tiles of a column share one
 def consistent(estimate: Tensor, condition: Tensor, grid: Grid) -> Tensor:
     """Equation (3): estimate and condition, B x C x H x W (any affine scale of values), to an estimate. Small pixels
     whose kernel is cut by a part's border are left as they are, so parts should overlap."""
+    return _kept(estimate, condition, grid)[0]
+
+
+def reduced_by(estimate: Tensor, condition: Tensor, grid: Grid) -> str:
+    """Which kernel D the estimate contradicts least: what one part of a photo tells, other parts can be kept to."""
+    return _kept(estimate, condition, grid)[1]
+
+
+def _kept(estimate: Tensor, condition: Tensor, grid: Grid) -> tuple[Tensor, str]:
     down, across = zip(grid[:2], estimate.shape[-2:], strict=True)
     (top, solve), (left, solve_x) = shrunken(*down, grid.kernel), shrunken(*across, grid.kernel)
     small = solve.to(estimate) @ condition @ solve_x.to(estimate).T
-    least, best = math.inf, estimate
-    for kernel in REDUCING:
+    least, best, chosen = math.inf, estimate, KERNEL
+    for kernel in (grid.reduced_by,) if grid.reduced_by else REDUCING:
         rows, reduce, undo = _reducing(*down, top, len(solve), kernel)
         columns, reduce_x, undo_x = _reducing(*across, left, len(solve_x), kernel)
         missing = small[..., rows, :][..., columns] - reduce.to(estimate) @ estimate @ reduce_x.to(estimate).T
         fine = sum(float(missing.detach().diff(dim=d).square().sum()) for d in (-1, -2)) / max(1, missing.numel())
         fine *= 1 - LESS if kernel == KERNEL else 1
         if fine < least:
-            least, best = fine, estimate + undo.to(estimate) @ missing @ undo_x.to(estimate).T
-    return best
+            least, best, chosen = fine, estimate + undo.to(estimate) @ missing @ undo_x.to(estimate).T, kernel
+    return best, chosen
 
 
 @functools.lru_cache(maxsize=KEPT)

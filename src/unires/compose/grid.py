@@ -48,11 +48,13 @@ class Axis(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Both axes of an enlarged photo, or of a part of it, and the kernel that enlarged it."""
+    """Both axes of an enlarged photo, or of a part of it, the kernel that enlarged it, and the one that reduced it
+    before, if that is settled."""
 
     rows: Axis
     columns: Axis
     kernel: str = KERNEL
+    reduced_by: str = ""
 
     @property
     def scale(self) -> float:

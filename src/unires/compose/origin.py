@@ -23,10 +23,22 @@ class Origin(NamedTuple):
         """Of the part whose first pixel that is."""
         return Origin(self.grid and self.grid.at(top, left), self.cells and self.cells.at(top, left))
 
+    def enlarges(self, expert: Expert) -> bool:
+        """Whether it is kept to the small photo."""
+        return self.grid is not None and expert.task == ENLARGED and expert.condition in ("lq", "relay")
+
+    def settled(self, estimate: Tensor, condition: Tensor) -> Origin:
+        """The same, once one part's estimate by super-resolution, and what it saw, have told by which kernel the photo
+        was reduced: else each part would choose one by itself, and their sharpness might differ."""
+        if self.grid is None:
+            return self
+        kernel = consistency.reduced_by(estimate, condition, self.grid)
+        return self._replace(grid=self.grid._replace(reduced_by=kernel))
+
     def keep(self, expert: Expert, estimate: Tensor, condition: Tensor) -> Tensor:
         """An expert's estimate of what it saw, B x 3 x H x W in [-1, 1], kept to equation (3) or (4) where its task is
         to undo what they say. What steps before have changed lies in no cell any more."""
-        if self.grid and expert.task == ENLARGED and expert.condition in ("lq", "relay"):
+        if self.grid and self.enlarges(expert):
             return consistency.consistent(estimate, condition, self.grid)
         if self.cells and expert.task == COMPRESSED and expert.condition == "lq":
             return cells.within(estimate, condition, self.cells)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unires.compose.experts import KEEP
 from unires.compose.origin import Origin
 from unires.compose.weights import Weights
 from unires.degrade.resample import Sliced
@@ -89,7 +90,7 @@ class Sampling:
         maps = _maps(weights, plan.height, plan.width)
         scratch = [Scratch((picture.shape[0], self.denoiser.facts.channels, plan.height, plan.width))
                    for _ in range(2 if steps > 1 else 0)]
-        done = 0
+        origin, done = self.origin, 0
         for step in range(steps):
             z, last = (noise, None) if step == 0 else (scratch[0], scratch[1])
 
@@ -102,20 +103,34 @@ class Sampling:
                 for place, values in zip(scratch, (after, x), strict=True):
                     place.put(window, values)
 
+            first = relay if step == 0 else None
+            alone = [weights.experts[k] for k in weights.active(step) if weights.experts[k].task != KEEP]
+            if len(alone) == 1 and origin.enlarges(alone[0]):
+                middle = list(plan)[len(plan) // 2]
+                seen, part, known = self._seen(picture, middle, z, last, first)
+                one = Weights(tuple(alone), torch.ones(1, 1))
+                estimate = composed_estimate(self.denoiser, seen, one, part, ts[step], 0, known, self.told)
+                here = origin.at(middle.top, middle.left).settled(estimate, seen(alone[0].condition, known))
+                origin = here.at(0, 0)
             blender = Blender(plan, settle)
             for window in plan:
-                conditions = WindowConditions(self.denoiser, picture, window)
-                here = weights if maps is None else Weights(weights.experts, cut(maps, window))
-                lq = conditions("lq", None)
-                part = torch.zeros_like(lq) if z is None else cut(z, window).to(lq)
-                known = None if last is None else cut(last, window).to(lq)
-                if step == 0 and relay is not None:
-                    known = self.denoiser.encode(cut(relay, window))
-                origin = self.origin.at(window.top, window.left)
-                out = composed_estimate(self.denoiser, conditions, here, part, ts[step], step, known, self.told, origin)
+                seen, part, known = self._seen(picture, window, z, last, first)
+                own = weights if maps is None else Weights(weights.experts, cut(maps, window))
+                here = origin.at(window.top, window.left)
+                out = composed_estimate(self.denoiser, seen, own, part, ts[step], step, known, self.told, here)
                 blender.add(window, out.cpu())
                 done += 1
                 progress(done / (len(plan) * steps))
+
+    def _seen(
+        self, picture: Sliced, window: Window, z: Sliced | None, last: Sliced | None, relay: Sliced | None
+    ) -> tuple[WindowConditions, Tensor, Tensor | None]:
+        """What experts see of a window: its conditions, its part of z, and of the estimate before (or of a relay)."""
+        conditions = WindowConditions(self.denoiser, picture, window)
+        lq = conditions("lq", None)
+        part = torch.zeros_like(lq) if z is None else cut(z, window).to(lq)
+        known = None if last is None else cut(last, window).to(lq)
+        return conditions, part, known if relay is None else self.denoiser.encode(cut(relay, window))
 
 
 def _maps(weights: Weights, height: int, width: int) -> Sliced | None:
