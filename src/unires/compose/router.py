@@ -48,7 +48,6 @@ LIKELY = 0.2  # probability from which a second degradation is reckoned with
 CERTAIN = 6.0  # log odds of what needs no guess
 SOFT = "defocus-deblur"  # the degradation that few pixels are taken for
 IN_FOCUS = 0.1  # probability below which the small photo shows none of it
-CAMERA = 85  # JPEG's quality below which a file isn't as a camera wrote it
 LEAST = 0.25  # an expert that no place gives more weight is not worth its pass: 6.0 passes became 4.4, for 0.01 dB
 HARM_UNIT = 10.0  # dB
 TILE = 1024  # pixels a side that are read at once; a multiple of every cell
@@ -191,11 +190,10 @@ class Router(nn.Module):
         )
 
     def known(
-        self, judged: Judgement, plane: Tensor | None, cleaned: Tensor | None = None, cells: Cells | None = None
+        self, judged: Judgement, plane: Tensor | None, cleaned: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Hint]]:
-        """All that is known of one photo, from what the report says of it, from the mean log power of its light
-        (plane) and of the light of what the first steps left (cleaned), and how it was compressed (cells): for
-        `decide`, and for the experts. Each is told
+        """All that is known of one photo, from what the report says of it and from the mean log power of its light
+        (plane) and of the light of what the first steps left (cleaned): for `decide`, and for the experts. Each is told
         how strong its degradation is, where that is possible at all; blurs are looked at more closely (without a plane
         they aren't), in the light that shows them better, and the evidence for one tells `decide` whether its expert
         can be relied on."""
@@ -213,12 +211,8 @@ class Router(nn.Module):
                     turn, read = (float(judged.turn[0]), float(judged.turn[1])), told[task].severity
                     told[task], evidence[task] = max((fit.hint(task, read, turn) for fit in fits), key=lambda f: f[1])
         covers = torch.tensor([task in COVERS for task in self.config.tasks], device=sure.device)
-        soft = sure[~covers]
-        if cells is None or cells.quality >= CAMERA:  # noise and JPEG are in every camera's file, and under both a
-            sharp = bool((soft < SURE).all())  # softness that may be the lens's own
-        else:
-            sharp = float(1 - (1 - soft).prod()) < SURE
-        if sharp and bool((sure[covers] >= LIKELY).all()):
+        if bool((sure[covers] >= LIKELY).all()) and bool((sure[~covers] < SURE).all()):
+            # as in every camera's file: noise and JPEG, and under both a softness that may be the lens's own
             sure = sure.masked_fill(~covers, 0.0)
         found = torch.tensor(list(evidence.values())).to(sure).clamp(-1, 1)
         pointed = judged.turn.norm()[None] / 10
@@ -317,7 +311,7 @@ class Router(nn.Module):
         left out."""
         before = self.report(look).of(0)
         judged = self.certain(before, grid, cells, soft)
-        known, told = self.known(judged, plane, cells=cells)
+        known, told = self.known(judged, plane)
         plans = self.config.plans
         rows = [self.rows(look, known, p, len(plan)) for p, plan in enumerate(plans)]
         order = [self.weights(*both) for both in zip(reversed(rows), reversed(plans), strict=True)]
@@ -336,7 +330,7 @@ class Router(nn.Module):
         left, light_left = self._look(cleaned, lambda part: reader.see(round8(part)))
         settled = self.settled(before, reader(left).of(0))
         judged = self.certain(settled, reading.grid, reading.cells, self._soft(cleaned, reading.grid))
-        known, told = self.known(judged, plane, light_left, reading.cells)
+        known, told = self.known(judged, plane, light_left)
         last = len(self.config.plans) - 1
         weights, _ = self.decide(look, known[None], last, len(rows))
         order = [self.weights([*rows, weights[0]], self.config.plans[last]), *reading.others]
