@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unires.degrade import resample
+from unires.degrade.jpeg import TO_YCC
 from unires.degrade.resample import Sliced
 
 ENLARGED = "super-resolution"  # the task whose degradation it is
@@ -30,7 +31,7 @@ ALONE = 1.5  # and by so many times as much as any other
 BETTER = 0.008  # another kernel than the usual one explains lines by so much: at x2, under noise, two do equally well
 AT_ONCE = 256  # sizes whose matrices are made together
 MEAN = (1 / 3, 1 / 3, 1 / 3)  # of colours, in which noise hides least,
-LUMA = (0.299, 0.587, 0.114)  # and which JPEG hasn't enlarged itself
+LUMA = TO_YCC[0]  # and which JPEG hasn't enlarged itself
 BLOCK, HALF = 8, 4  # pixels of JPEG's blocks, which look enlarged where their fine half is lost
 HIDDEN = (3, 5, 6, 7)  # small pixels in a block: sizes that can't be told from such blocks,
 BEYOND = 0.45  # and by how much half the size is to be better than they are, along both axes together (logarithms)

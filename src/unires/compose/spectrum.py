@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unires.degrade.jpeg import TO_YCC
+
 CELL = 32  # pixels a side of a place
 WINDOW = 64  # pixels a side that are looked at around it,
 FINE = 128  # and where long blurs shall be told apart: their zeros lie close to each other
 RINGS, SECTORS, SECTOR_RINGS, AXIS = 34, 8, 16, 32
 BLOCK = 8
 FEATURES = 3 * RINGS + SECTORS * SECTOR_RINGS + 2 * AXIS + 2 * BLOCK
-LUMA = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # JPEG's Y, Cb, Cr
 FLOOR = 0.02  # of power, in squared levels of 255: a quarter of what rounding to 8 bits adds
 
 
@@ -54,7 +55,7 @@ def spectra(pixels: Tensor) -> Tensor:
     Windows (Hann) are centred on the cells and reach beyond them; power is in squared levels of 255 (white noise of
     sigma s has s^2 in every bin)."""
     height, width = pixels.shape[-2:]
-    x = torch.einsum("kc,bchw->bkhw", torch.tensor(LUMA, device=pixels.device), pixels * 255)
+    x = torch.einsum("kc,bchw->bkhw", torch.tensor(TO_YCC, device=pixels.device), pixels * 255)
     x = F.pad(x, (0, -width % CELL, 0, -height % CELL), "replicate")
     edge = (WINDOW - CELL) // 2
     windows = F.pad(x, (edge,) * 4, "replicate").unfold(-2, WINDOW, CELL).unfold(-2, WINDOW, CELL)
@@ -77,7 +78,7 @@ def light(pixels: Tensor, wanted: tuple[slice, slice] = ALL) -> Tensor:
 
     Light, because blurs act in it (it is taken to be the square of the pixels' values): in the values themselves an
     edge's blur has no zeros. Windows (Hann) lie within the picture, if that has as many pixels."""
-    x = torch.einsum("c,bchw->bhw", torch.tensor(LUMA[0], device=pixels.device), pixels.square() * 255)
+    x = torch.einsum("c,bchw->bhw", torch.tensor(TO_YCC[0], device=pixels.device), pixels.square() * 255)
     places = [-(-side // CELL) for side in x.shape[1:]]
     height, width = (max(FINE, count * CELL) for count in places)
     x = F.pad(x[:, None], (0, width - x.shape[2], 0, height - x.shape[1]), "replicate")[:, 0]
