@@ -14,6 +14,7 @@ from unires.degrade import resample
 from unires.denoise.compact import TASKS, CompactConfig, CompactNet
 from unires.train import objective
 from unires.train.config import TrainConfig
+from unires.train.kept import kept
 from unires.train.loop import Trainer
 
 
@@ -48,9 +49,26 @@ def test_the_grids_are_what_samples_were_enlarged_from(config: TrainConfig) -> N
 
 def test_a_share_of_them(config: TrainConfig) -> None:
     trainer = Trainer(replace(config, batch=300, kept_share=0.4), lambda line: None)
-    kept = sum(grid is not None for grid in trainer.batch(0).grids) / 300
-    assert kept == pytest.approx(0.4 * 0.75, abs=0.07)
+    share = sum(grid is not None for grid in trainer.batch(0).grids) / 300
+    assert share == pytest.approx(0.4 * 0.75, abs=0.07)
     assert not any(Trainer(replace(config, batch=9, run=config.run + "2"), lambda line: None).batch(0).grids)
+
+
+def test_many_at_once_are_kept_as_each_alone() -> None:
+    scales, kernels = (2.0, 2.05, 3.0, 4.5, 1.3, 2.4), (2, 0, 3, 2, 1, 3)
+    clean = torch.rand(6, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    reduced = resample.there_and_back(clean, torch.tensor(scales), torch.tensor(kernels), lambda x: x)
+    condition = reduced[..., 5:37, 13:45]
+    estimate = (condition + 0.1 * clean[..., 5:37, 13:45]).requires_grad_()
+    sizes = [resample.reduced_size(48, 48, scale)[0] for scale in scales]
+    grids = [Grid(Axis(size, 48, 5), Axis(size, 48, 13)) for size in sizes]
+    one_by_one = zip(estimate.split(1), condition.split(1), grids, strict=True)
+    alone = torch.cat([consistent(x, c, grid) for x, c, grid in one_by_one])
+    together = kept(estimate, condition, grids)
+    assert float((alone - estimate).detach().abs().amax(dim=(1, 2, 3)).min()) > 0.01
+    torch.testing.assert_close(together, alone, rtol=0, atol=2e-6)
+    gradients = (torch.autograd.grad(x.square().sum(), estimate)[0] for x in (together, alone))
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
 
 
 def test_what_counts_is_the_estimate_that_was_kept() -> None:
@@ -70,10 +88,10 @@ def test_what_counts_is_the_estimate_that_was_kept() -> None:
         return error
 
     estimate = degraded  # of a network that has learnt nothing, at t = 1
-    kept = consistent(estimate, degraded, grid)
+    closer = consistent(estimate, degraded, grid)
     plain, one = errors(), errors(grid, None)
     torch.testing.assert_close(plain, (estimate - clean).square().mean(dim=(1, 2, 3)), rtol=1e-4, atol=0)
-    torch.testing.assert_close(one[0], (kept - clean).square().mean(dim=(1, 2, 3))[0], rtol=1e-4, atol=0)
+    torch.testing.assert_close(one[0], (closer - clean).square().mean(dim=(1, 2, 3))[0], rtol=1e-4, atol=0)
     assert one[1] == plain[1] and one[0] < 0.97 * plain[0]
     assert torch.equal(errors(grid, grid, seen=False), errors(seen=False))
     assert torch.equal(errors(grid, grid, blind=True), errors(blind=True))

@@ -59,7 +59,7 @@ def shrunken(axis: Axis, length: int, kernel: str) -> tuple[int, Tensor]:
     """U^+ on a part so long, k x length, of the k small pixels whose kernel reaches it; and the first one's number."""
     small, large, start = axis
     first, enlarge = resample.weights(small, large, kernel, start, start + length)
-    solve = _inverse(enlarge.double(), LOST)
+    solve = inverse(enlarge.double(), LOST)
     return first, (solve / solve.sum(dim=1, keepdim=True)).float()  # flat surfaces stay as bright as they are
 
 
@@ -72,12 +72,14 @@ def _reducing(axis: Axis, length: int, first: int, count: int, kernel: str) -> t
     place = torch.arange(left, left + reduce.shape[1])
     cut = (reduce[:, (place < start) | (place >= start + length)] != 0).any(dim=1)
     reduce = F.pad(reduce, (left - start, start + length - left - reduce.shape[1])).double()[~cut]
-    return (~cut).nonzero()[:, 0], reduce.float(), _inverse(reduce.T, RIDGE).T.float()
+    return (~cut).nonzero()[:, 0], reduce.float(), inverse(reduce.T, RIDGE).T.float()
 
 
-def _inverse(m: Tensor, ridge: float) -> Tensor:
-    """The pseudoinverse of n x k, k <= n, with a share of the largest eigenvalue of its square added to all."""
-    square = m.T @ m
-    most = float(square.abs().sum(dim=1).max()) if len(square) else 0.0  # no eigenvalue is larger
-    out: Tensor = torch.linalg.solve(square + ridge * most * torch.eye(len(square)).to(m), m.T)
+def inverse(m: Tensor, ridge: float) -> Tensor:
+    """The pseudoinverse of n x k, k <= n, with a share of the largest eigenvalue of its square added to all; or of each
+    of B x n x k."""
+    square = m.mT @ m
+    sums = square.abs().sum(dim=-1)  # no eigenvalue is larger than their largest
+    most = sums.amax(dim=-1) if sums.shape[-1] else sums.sum(dim=-1)
+    out: Tensor = torch.linalg.solve(square + ridge * most[..., None, None] * torch.eye(sums.shape[-1]).to(m), m.mT)
     return out

@@ -103,13 +103,13 @@ def there_and_back(pixels: Tensor, scale: Tensor, kernel: Tensor, between: Calla
     sides = []
     for old in pixels.shape[-2:]:
         new = (old / scale.to(pixels.device, torch.float64) + 0.5).floor().clamp(min=1)
-        sides.append((_dense(old, new, kernel.to(pixels.device)).to(pixels), _dense_back(old, new).to(pixels)))
+        sides.append((reductions(old, new, kernel.to(pixels.device)).to(pixels), enlargements(old, new).to(pixels)))
     (down, up), (across, back) = sides
     small = between(down[:, None] @ pixels @ across[:, None].mT)
     return up[:, None] @ small @ back[:, None].mT
 
 
-def _dense(old: int, new: Tensor, kernel: Tensor) -> Tensor:
+def reductions(old: int, new: Tensor, kernel: Tensor) -> Tensor:
     """Of each picture the matrix that reduces one axis from `old` to `new` (B), B x old x old; rows from `new` on are
     zero."""
     place, pixel = _places(old, new.device)
@@ -122,7 +122,7 @@ def _dense(old: int, new: Tensor, kernel: Tensor) -> Tensor:
     return weight / weight.sum(dim=2, keepdim=True).clamp(min=1e-9)
 
 
-def _dense_back(old: int, new: Tensor) -> Tensor:
+def enlargements(old: int, new: Tensor) -> Tensor:
     """Likewise the matrix that enlarges from `new` (B) to `old`; columns from `new` on are zero."""
     place, pixel = _places(old, new.device)
     ratio = (new / old).view(-1, 1, 1)

@@ -231,20 +231,23 @@ class CompactNet(nn.Module):
         """F: B x 3 x H x W, and G: B x 2 x H x W, from z and c of F's shape and d of twice as many channels, sides
         multiples of `config.multiple`. What is zero (z at t = 1, d where nothing is known) is None and costs nothing;
         so is G without d. task: B, or 1 for all."""
+        seen = torch.cat([part for part in (z, c, d) if part is not None], dim=1)
+        first = 4 * c.shape[1] if z is None else 0
+        groups, back = self._groups(task), None
+        if len(groups) > 1:  # the samples of one surface come to lie side by side
+            order = torch.tensor([row for _, rows in groups for row in rows], device=c.device)
+            seen, modulation, back = seen[order], modulation[order], order.argsort()
+        counts = [len(rows) for _, rows in groups]
         parts = torch.split(modulation[:, :, None, None], self.modulated, dim=1)
         outer, inner = len(self.down[0]), len(parts) - len(self.up[0])  # type: ignore[arg-type]
-        first = 4 * c.shape[1] if z is None else 0
-        groups = self._groups(task)
-        order = [row for _, rows in groups for row in rows]
-        back = None if order == sorted(order) else torch.tensor(order).argsort()
 
         def each(run: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
             """Every sample through its own surface."""
             if len(groups) == 1:
                 return run(groups[0][0], *inputs)
-            said = [run(surface, *(_rows(v, rows) for v in inputs)) for surface, rows in groups]
-            together = (torch.cat(same) for same in zip(*said, strict=True))
-            return tuple(v if back is None else v[back] for v in together)
+            own = zip(*(torch.split(v, counts) for v in inputs), strict=True)
+            said = [run(surface, *mine) for (surface, _), mine in zip(groups, own, strict=True)]
+            return tuple(torch.cat(same) for same in zip(*said, strict=True))
 
         def enter(surface: Surface, seen: Tensor, *numbers: Tensor) -> tuple[Tensor, Tensor]:
             weight: Tensor = surface.enter.weight  # type: ignore[assignment]
@@ -259,7 +262,6 @@ class CompactNet(nn.Module):
             residual = F.pixel_shuffle(surface.leave(x), 2)
             return (residual,) if d is None else (residual, F.pixel_shuffle(surface.leave_gates(x), 2) * GATE_UNIT)
 
-        seen = torch.cat([part for part in (z, c, d) if part is not None], dim=1)
         skip, x = each(enter, seen, *parts[:outer])
         skips, numbers = [skip], iter(parts[outer:inner])
         for i in range(1, len(self.down)):
@@ -270,7 +272,8 @@ class CompactNet(nn.Module):
         for i in reversed(range(1, len(self.up))):
             x = self.enlarge[i](x).add_(skips.pop())
             x = _run(self.up[i], x, numbers)
-        out, *gates = each(leave, x, skips.pop(), *parts[inner:])
+        said = each(leave, x, skips.pop(), *parts[inner:])
+        out, *gates = said if back is None else (v[back] for v in said)
         return out, gates[0] if gates else None
 
     def condition_precision(self, task: Tensor, has_condition: Tensor) -> Tensor:
@@ -307,11 +310,6 @@ class CompactNet(nn.Module):
             for gate, change in zip(torch.split(gates.float(), 1, dim=1), d.chunk(2, dim=1), strict=True):
                 estimate = torch.addcmul(estimate, gate, change)
         return estimate
-
-
-def _rows(x: Tensor, rows: list[int]) -> Tensor:
-    """These samples; without a copy if they lie side by side."""
-    return x[rows[0] : rows[-1] + 1] if rows[-1] - rows[0] < len(rows) else x[rows]
 
 
 def _blocks(width: int, inside: int, wide: bool, count: int) -> nn.ModuleList:

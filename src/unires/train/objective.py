@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unires.compose.consistency import consistent
 from unires.compose.grid import Grid
 from unires.denoise.compact import TASKS, CompactNet
 from unires.denoise.schedule import alpha_sigma
+from unires.train.kept import kept
 
 
 class Uncertainty(nn.Module):
@@ -78,11 +78,13 @@ def loss(
     condition = torch.where(has_condition.view(-1, 1, 1, 1), degraded, torch.zeros_like(degraded))
     estimate = net(z, t, condition, told, hint, has_condition, turned)
     if any(grids):
-        parts = (torch.split(x, 1) for x in (estimate.float(), condition))
-        expert = has_condition & (told == task)  # the blind one is never kept to anything
-        known = zip(*parts, grids, expert.tolist(), strict=True)
+        where = torch.tensor([i for i, grid in enumerate(grids) if grid]).to(device)
         with torch.autocast(device.type, enabled=False):  # what is kept to is exact to float32
-            estimate = torch.cat([consistent(x, c, grid) if grid and here else x for x, c, grid, here in known])
+            estimate = estimate.float()
+            closer = kept(estimate[where], condition[where], [grid for grid in grids if grid])
+        expert = (has_condition & (told == task))[where]  # the blind one is never kept to anything
+        closer = torch.where(expert.view(-1, 1, 1, 1), closer, estimate[where])
+        estimate = estimate.index_copy(0, where, closer)
     error = (estimate - clean).square().mean(dim=(1, 2, 3))
     unit = net.total_precision(t, told, has_condition) * error
     cleaned = torch.zeros_like(severity) if relayed is None else relayed
