@@ -17,7 +17,7 @@ import unires
 
 # name: photo, recipe, weights (None: UniRes chooses), the part that is shown (left, top, right, bottom)
 SAMPLES = {
-    "astronaut": (data.astronaut, "defocus(radius=1.5) + noise(sigma=12) + jpeg(quality=45)", None, (64, 0, 448, 384)),
+    "astronaut": (data.astronaut, "defocus(radius=2) + noise(sigma=12) + jpeg(quality=45)", None, (64, 0, 448, 384)),
     "cat": (data.chelsea, "noise(sigma=30)", "denoise", (60, 0, 410, 300)),
     "dial": (data.astronaut, "resize(scale=2.5)", None, (150, 10, 410, 290)),
     "coffee": (data.coffee, "motion(length=9, angle=20) + noise(sigma=1)", "motion-deblur", (100, 40, 484, 360)),
