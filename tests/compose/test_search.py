@@ -39,21 +39,6 @@ def test_the_best_candidate_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(search.judged(predictions, candidates, judge), together)
 
 
-def test_only_finalists_are_judged_as_a_whole() -> None:
-    predictions, wanted = parts()
-    target = torch.einsum("k,kchw->chw", wanted, predictions)
-    seen = {20 * 24: 0, 10 * 12: 0}
-
-    def judge(x: torch.Tensor) -> torch.Tensor:
-        seen[x[0, 0].numel()] += len(x)
-        whole = x.shape[-1] == 24
-        return -(x - (target if whole else target[:, 5:15, 6:18])).square().mean(dim=(1, 2, 3))
-
-    candidates = search.grid(3)
-    torch.testing.assert_close(search.best_of(predictions, candidates, judge, 4), wanted)
-    assert seen == {20 * 24: 4, 10 * 12: len(candidates)}
-
-
 def test_what_wins_most_often_is_kept() -> None:
     a, b, c = torch.tensor([1.0, 0.0]), torch.tensor([0.2, 0.8]), torch.tensor([1.2, -0.2])
     torch.testing.assert_close(search.most_frequent([a, b, c, b, c, b], 2), torch.stack((b, c)))

@@ -5,8 +5,7 @@
     default                      `unires restore` without options
     blind, denoise, ...          one expert; or any weights: "denoise=0.7,motion-deblur=0.3; dejpeg@relay"
     chain:denoise>motion-deblur  one after the other, each on the result of the one before
-    search:grid                  the best of the paper's 1,512 weights, by the harm that the router sees left (of the
-                                 whole result where it is among the best FINALISTS of the centre);
+    search:grid                  the best of the paper's 1,512 weights, by the harm that the router sees left;
                                  search:frequent: of `presets.FREQUENT`; search:climb: by gradient
     mixed:FOLDER                 the blind expert of another model, such as one that `unires train` trained on mixtures
     ... [steps=8 fidelity=0]     dials after it, in brackets; exact=1: computed in float32; maps=0: with default, the
@@ -31,7 +30,6 @@ from unires.errors import OptionError, UniresError, nearest
 
 INPUT, EXPERT, DEFAULT = "input", "expert", "default"
 SEARCHES = ("grid", "frequent", "climb")
-FINALISTS = 96
 
 
 class Ours:
@@ -132,12 +130,11 @@ class Ours:
                 w = search.optimised(parts, judge, start + (1 - start.sum()) / len(start))
             else:
                 candidates = search.grid() if how == "grid" else torch.stack(list(map(rows, sets)))
-                w = search.best_of(parts, candidates, judge, FINALISTS)
+                w = search.best_of(parts, candidates, judge)
             out = torch.einsum("k,kchw->chw", w, parts)[None]
             return Answer(out, len(search.EXPERTS) - 1)
 
-        meaning = {"frequent": str(presets.FREQUENT), "grid": f"grid-{FINALISTS}"}.get(how, how)
-        return Method(name, run, f"{self.version}-{meaning}")
+        return Method(name, run, f"{self.version}-{presets.FREQUENT if how == 'frequent' else how}")
 
 
 def model_hash(folder: str | None) -> str:

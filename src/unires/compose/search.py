@@ -40,14 +40,8 @@ def judged(predictions: Tensor, candidates: Tensor, quality: Quality) -> Tensor:
     return torch.cat(parts)
 
 
-def best_of(predictions: Tensor, candidates: Tensor, quality: Quality, finalists: int | None = None) -> Tensor:
-    """The row of `candidates` (N x K) whose result is best: K. finalists: of more candidates than so many, those with
-    the best centre (half of each side) are judged as a whole, which takes a quarter of the time; None: all are."""
-    if finalists is not None and len(candidates) > finalists:
-        height, width = predictions.shape[-2:]
-        top, left = height // 4, width // 4
-        centre = predictions[..., top : height - top, left : width - left]
-        candidates = candidates[judged(centre, candidates, quality).topk(finalists).indices]
+def best_of(predictions: Tensor, candidates: Tensor, quality: Quality) -> Tensor:
+    """The row of `candidates` (N x K) whose result is best: K."""
     return candidates[int(judged(predictions, candidates, quality).argmax())]
 
 
