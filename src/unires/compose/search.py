@@ -16,7 +16,7 @@ from unires.compose.quality import Quality
 
 EXPERTS = ("super-resolution", "motion-deblur", "defocus-deblur", "denoise", "dejpeg", "keep")
 LOWEST, HIGHEST, STEP = -0.2, 1.2, 0.2
-AT_ONCE = 1 << 21  # pixels of candidates that are judged together
+AT_ONCE = 1 << 19  # pixels of candidates that are judged together: more no longer stay in the processor's cache
 
 
 def grid(experts: int = len(EXPERTS), negative: int = 1) -> Tensor:
