@@ -206,10 +206,19 @@ def test_blocks_are_as_wide_inside_as_the_configuration_says() -> None:
     assert net(*inputs(2), torch.zeros(1)).shape == (2, 3, 16, 16)
 
 
+def test_a_rank_leaves_fewer_numbers_that_say_what_modulates() -> None:
+    net = CompactNet(CompactConfig(widths=(8, 8), down=(1, 1), up=(1,), embedding=32, rank=3))
+    torch.nn.init.normal_(net.modulate.weight)
+    severity = torch.linspace(0, 1, 40)
+    numbers = net.modulation(torch.ones(40), torch.arange(40) % 6, severity, torch.ones(40).bool())
+    assert torch.linalg.matrix_rank(numbers - net.modulate.bias) == 3
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [({"inside": (8,)}, "`inside`"), ({"inside": (8, 0)}, "`inside`"), ({"own": ("denois",)}, "`own`"),
-     ({"own": ("dejpeg", "dejpeg")}, "`own`"), ({"widths": (8,), "down": (1,), "up": ()}, "two levels")],
+     ({"own": ("dejpeg", "dejpeg")}, "`own`"), ({"rank": 193}, "`rank`"), ({"rank": -1}, "`rank`"),
+     ({"widths": (8,), "down": (1,), "up": ()}, "two levels")],
 )  # fmt: skip
 def test_shapes_that_cannot_be(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):

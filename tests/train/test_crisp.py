@@ -75,6 +75,17 @@ def test_it_can_be_trained_on(training: ExpertTraining, tmp_path: Path) -> None:
         add_expert(ExpertTraining(**{**vars(more), "name": "denoise", "out": tmp_path / "third"}), lambda line: None)
 
 
+def test_it_gets_a_surface_when_trained_on(training: ExpertTraining, tmp_path: Path) -> None:
+    add_expert(training, lambda line: None)
+    changes = {"model": training.out, "out": tmp_path / "more", "surface": True, "rate": 0.01}
+    add_expert(ExpertTraining(**{**vars(training), **changes}), lambda line: None)
+    first, second = load_net(training.out), load_net(tmp_path / "more")
+    assert second.config.own == ("crisp",) and second.config.tasks == first.config.tasks
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], tensor) != (name == "added.0"), name
+    assert not torch.equal(second.own["crisp"].leave.weight, first.leave.weight)
+
+
 def test_no_degradation_beside_it(training: ExpertTraining) -> None:
     with pytest.raises(OptionError, match="--degradation"):
         ExpertTraining(**{**vars(training), "degradation": "haze"})

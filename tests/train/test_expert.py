@@ -105,6 +105,25 @@ def test_a_second_one_beside_the_first(training: ExpertTraining) -> None:
     assert outputs(more.out) == outputs(training.out)
 
 
+def test_with_a_surface_it_learns_more(training: ExpertTraining, model: Path) -> None:
+    """And the others, those with surfaces among them, stay what they were, bit for bit."""
+    add_expert(replace(training, minutes=1e6), quiet)
+    more = replace(training, minutes=1e6, surface=True, out=training.out.with_name("more"))
+    add_expert(more, quiet)
+    plain, own = load_net(training.out), load_net(more.out)
+    assert own.config == replace(plain.config, own=("haze",)) and outputs(more.out) == outputs(model)
+    clean, degraded = Crops(training).draw(40, torch.Generator().manual_seed(9))
+    assert measure(own, "haze", clean, degraded) > measure(plain, "haze", clean, degraded)
+
+    second = replace(more, name="night", degradation="low_light", model=more.out, out=more.out.with_name("both"))
+    add_expert(replace(second, steps=3), quiet)
+    assert load_net(second.out).config.own == ("haze", "night") and outputs(second.out) == outputs(model)
+    for name, value in own.own.state_dict().items():
+        assert torch.equal(load_net(second.out).own.state_dict()[name], value), name
+    with pytest.raises(OptionError, match="can't be called 'items'"):
+        add_expert(replace(more, name="items", out=more.out.with_name("third")), quiet)
+
+
 def test_from_pairs_to_a_restored_photo(
     training: ExpertTraining, photos: Path, tmp_path: Path, astronaut: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,9 +133,9 @@ def test_from_pairs_to_a_restored_photo(
     x = torch.from_numpy(astronaut[:280, :280].copy()).permute(2, 0, 1)[None] / 255
     for name, pixels in (("a_gt", x), ("a_lq", Recipe.parse(HAZE)(x, 3))):
         Image.fromarray((pixels[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(pairs / f"{name}.png")
-    words = ["--model", str(training.model), "--device", "cpu", "--minutes", "0.005"]
+    words = ["--model", str(training.model), "--device", "cpu", "--minutes", "0.005", "--surface"]
     assert main(["add-expert", "brume-2", "--data", str(pairs), "-o", str(tmp_path / "out"), *words]) == 0
-    assert "Added brume-2" in capsys.readouterr().out
+    assert "Added brume-2" in capsys.readouterr().out and load_net(tmp_path / "out").config.own == ("brume-2",)
     photo, out = str(photos / "0.png"), tmp_path / "out.png"
     words = ["restore", photo, "-o", str(out), "--device", "cpu", "--model", str(tmp_path / "out")]
     assert main([*words, "--weights", "brume-2=1.3,denoise@relay=-0.3"]) == 0

@@ -66,6 +66,21 @@ def test_added_tasks_keep_their_modulation(tiny_net: Any) -> None:
     assert set(narrow.added[0].tolist()) < set(net.added[0].tolist())
 
 
+def test_what_modulates_little_is_left_out(tiny_net: Any) -> None:
+    net = tiny_net(**SHAPE, tasks=(*TASKS, "haze"), precision=(*CompactConfig().precision, 20.0))
+    with torch.no_grad():
+        net.added[0].normal_(std=0.1)
+    before = net(*everything())
+    same, small, tiny = (reshaped(net, replace(net.config, rank=rank), look) for rank in (16, 8, 1))
+    torch.testing.assert_close(same(*everything()), before, atol=1e-4, rtol=1e-4)
+    far = [float((other(*everything()) - before).square().mean().detach()) for other in (small, tiny)]
+    assert far[0] < far[1] / 4
+    both = reshaped(net, replace(net.config, rank=8, inside=(8, 11)), look)
+    assert both.modulate.weight.shape == (2 * (8 + 11 + 11 + 8), 8)
+    with pytest.raises(UniresError, match="differs from the configuration"):
+        reshaped(small, replace(net.config, rank=4), look)
+
+
 @pytest.mark.parametrize("changes", [{"down": (1, 1)}, {"embedding": 24}, {"inside": (8, 13)}, {"inside": (7, 12)}])
 def test_nothing_else_can_be_changed(tiny_net: Any, changes: dict[str, Any]) -> None:
     net = tiny_net(**SHAPE)

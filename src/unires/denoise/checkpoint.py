@@ -169,13 +169,16 @@ def save_with_network(folder: Path, model: Path | None, name: str, network: Path
 
 
 def save_with_task(folder: Path, model: Path | None, net: CompactNet, notes: str) -> None:
-    """Write the compact checkpoint `model` with the one task more that `net` has, the last; `notes` go to the end of
-    the model card. All else keeps its bytes, the router too. Raises UniresError."""
+    """Write the compact checkpoint `model` with the one task more that `net` has, the last, and the surface that it
+    may have; `notes` go to the end of the model card. All else keeps its bytes, the router too. Raises UniresError."""
     model = SHIPPED if model is None else model
     with _damage(model):
-        values = read_config(model) | {"tasks": net.config.tasks, "precision": net.config.precision}
+        values = read_config(model) | {k: getattr(net.config, k) for k in ("tasks", "precision", "own")}
         tensors = load_file(model / "model.safetensors")
-        tensors[f"added.{len(net.added) - 1}"] = net.added[-1].detach().to(tensors["modulate.bias"])
+        mine = f"added.{len(net.added) - 1}", f"own.{net.config.tasks[-1]}."
+        for key, value in net.state_dict().items():
+            if key == mine[0] or key.startswith(mine[1]):
+                tensors[key] = value.to(tensors["modulate.bias"]).contiguous()
         _copy_parts(model, folder)
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")

@@ -57,6 +57,7 @@ class CompactConfig:
     tasks: tuple[str, ...] = TASKS
     precision: tuple[float, ...] = PRECISION
     own: tuple[str, ...] = ()  # tasks with a surface for themselves; the others share one
+    rank: int = 0  # of the matrix from the embedding to what modulates; 0: what its sides allow
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.down) == len(self.up) + 1 > 1:
@@ -67,8 +68,10 @@ class CompactConfig:
             raise OptionError("A network needs a `precision` of more than 0 for each of its tasks.")
         if self.inside and not (len(self.inside) == len(self.widths) and min(self.inside) > 0):
             raise OptionError("A network needs as many entries in `inside` as in `widths`, or none.")
-        if not set(self.own) <= set(TASKS) or len(set(self.own)) != len(self.own):
-            raise OptionError(f"A network's `own` are some of {', '.join(TASKS)}, none of them twice.")
+        if not set(self.own) <= set(self.tasks) or len(set(self.own)) != len(self.own):
+            raise OptionError(f"A network's `own` are some of {', '.join(self.tasks)}, none of them twice.")
+        if not 0 <= self.rank <= self.embedding:
+            raise OptionError("A network's `rank` is from 0 to its `embedding`.")
 
     @property
     def within(self) -> tuple[int, ...]:
@@ -156,7 +159,8 @@ class CompactNet(nn.Module):
         down = [w for w, n in zip(config.within, config.down, strict=True) for _ in range(n)]
         up = [w for w, n in reversed(list(zip(config.within, config.up, strict=False))) for _ in range(n)]
         self.modulated = [2 * w for w in down + up]  # numbers that each block takes, in the order they run
-        self.modulate = nn.Linear(config.embedding, sum(self.modulated))
+        self.narrow = nn.Linear(config.embedding, config.rank, bias=False) if config.rank else nn.Identity()
+        self.modulate = nn.Linear(config.rank or config.embedding, sum(self.modulated))
         # of each task beyond TASKS: by how much it differs from the blind one's
         self.added = nn.ParameterList(torch.zeros(sum(self.modulated)) for _ in config.tasks[len(TASKS) :])
         for name, parameter in self.enlarge.named_parameters():
@@ -194,7 +198,7 @@ class CompactNet(nn.Module):
         new = task - len(TASKS)
         embedding = self.embedding(t, torch.where(new < 0, task, 0), severity, has_condition)
         # scaled so that one optimiser step moves a modulation by about the learning rate, not by `width` times it
-        numbers: Tensor = self.modulate(embedding / embedding.shape[1] ** 0.5)
+        numbers: Tensor = self.modulate(self.narrow(embedding / embedding.shape[1] ** 0.5))
         if not len(self.added):
             return numbers
         return torch.where(new[:, None] < 0, numbers, numbers + torch.stack(list(self.added))[new.clamp(min=0)])

@@ -8,8 +8,8 @@ from typing import Any
 
 HELP = """\
 Trains one expert more for a model, in minutes; the others stay as they are, bit for bit. Of a compact model it has its
-own modulation of every block, of a latent one its own embedding and, with --rank, low-rank adapters (LoRA). A whole
-network can be an expert, too.
+own modulation of every block and, with --surface, filters of its own where photos come in and go out; of a latent one
+its own embedding and, with --rank, low-rank adapters (LoRA). A whole network can be an expert, too.
 
   unires add-expert scanner --data pairs -o mine         pairs: 1_lq.png and 1_gt.png, 2_lq.png and 2_gt.png, ...
   unires add-expert haze --data photos --degradation "haze" -o mine
@@ -38,6 +38,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
                         "called crisp, it is what --fidelity turns to")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write the model to")
     parser.add_argument("--minutes", type=float, default=10, metavar="N", help="how long to train (default 10)")
+    parser.add_argument("--surface", action="store_true",
+                        help="compact models: with an outermost level of its own, half a megabyte")
     parser.add_argument("--rank", type=int, default=0, metavar="N", help="latent models: of adapters (default: none)")
     return parser
 
@@ -53,5 +55,6 @@ def run(args: argparse.Namespace) -> None:
         return
     lpips = None if args.lpips is None else Path(args.lpips)
     task = ExpertTraining(args.name, Path(args.data), Path(args.output), model, args.degradation, args.minutes,
-                          batch=4 if lpips is None else 8, rank=args.rank, device=args.device, lpips=lpips)  # fmt: skip
+                          batch=4 if lpips is None else 8, rank=args.rank, surface=args.surface, device=args.device,
+                          lpips=lpips)  # fmt: skip
     add_expert(task, log=lambda line: print(line, flush=True))

@@ -22,7 +22,18 @@ from unires.restore.latents import psnr_of
 from unires.restore.restorer import pick_device
 from unires.train import relay
 from unires.train.data import Atlas, photo_paths
-from unires.train.expert import MEASURED, RATE, Crops, ExpertTraining, Log, descend, notes, with_task
+from unires.train.expert import (
+    MEASURED,
+    RATE,
+    Crops,
+    ExpertTraining,
+    Log,
+    descend,
+    notes,
+    own_parameters,
+    with_surface,
+    with_task,
+)
 from unires.train.lpips import Lpips
 
 ODDS = {"super-resolution": 0.3, "motion-deblur": 0.22, "defocus-deblur": 0.25, "denoise": 0.13, "dejpeg": 0.1}
@@ -79,7 +90,8 @@ def add_crisp(c: ExpertTraining, old: CompactNet, log: Log) -> None:
             net = copy.deepcopy(old)
         else:
             net = with_task(old, c.name, float(f"{1 / float((given - clean).square().mean()):.3g}"))
-        own = net.to(device).channels_last().requires_grad_(False).added[-1].requires_grad_()
+        net = (with_surface(net) if c.surface else net).to(device).channels_last()
+        own = own_parameters(net, c.rate or RATE)
         torch.manual_seed(c.seed)
         host = torch.Generator().manual_seed(c.seed + 1)
 
@@ -88,7 +100,7 @@ def add_crisp(c: ExpertTraining, old: CompactNet, log: Log) -> None:
             down, across = torch.randint(PERIOD, (2,), generator=host).tolist()
             return loss(net, judge, clean.to(device), given.to(device), kind, (down, across))
 
-        steps, minutes = descend(torch.optim.Adam([own], lr=c.rate or RATE, betas=(0.9, 0.99)), value, c, log)
+        steps, minutes = descend(torch.optim.Adam(own, betas=(0.9, 0.99)), value, c, log)
         with torch.no_grad():
             made = torch.cat([crisper(net, x.to(device), kind).cpu() for x in torch.split(given, 1)])
             far, nearer = (float(judge((x + 1) / 2, (clean + 1) / 2).mean()) for x in (given, made))

@@ -1,9 +1,11 @@
-"""One expert more for a compact model, all that it has frozen: only the new task's own scales and shifts are trained.
+"""One expert more for a compact model, all that it has frozen: only what is the new task's own is trained.
 
 What the embedding says scales and shifts the channels of every block (`denoise/compact.py`). An added task moves these
 numbers, and so asks old filters for something that they were not trained to do, as normalisation of each domain's own
-does (Bilen and Vedaldi 2017, "Universal representations"). Filters that the network has not, it can't learn this way;
-in return the old experts stay what they were, bit for bit, and a new one takes a few thousand numbers."""
+does (Bilen and Vedaldi 2017, "Universal representations"). Filters that the network has not, it can't learn this way,
+unless it gets a surface of its own as well: the outermost level, where photos come in and go out. Either way the old
+experts stay what they were, bit for bit; a new one takes a few thousand numbers, or with a surface a quarter of a
+million."""
 
 from __future__ import annotations
 
@@ -13,9 +15,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unires.compose.experts import KEEP
 from unires.degrade.recipe import Recipe
@@ -39,6 +42,7 @@ from unires.train.data import Atlas, load_pairs, photo_paths
 
 Log = Callable[[str], None]
 RATE = 2e-2
+SURFACE_RATE = 0.03  # that of a surface's kernels, as a multiple
 MEASURED = 32  # crops that p_c and the gain are measured on
 
 
@@ -58,6 +62,7 @@ class ExpertTraining:
     batch: int = 4
     rate: float = 0.0  # falls linearly to zero; 0: what suits the model
     rank: int = 0  # of a latent model's adapters; 0: the expert is an embedding alone
+    surface: bool = False  # in a compact model, an outermost level of its own
     seed: int = 0
     device: str = "auto"
     lpips: Path | None = None  # weights of LPIPS: the expert learns what `crisp.py` says, from clean photos
@@ -111,8 +116,9 @@ def add_expert(c: ExpertTraining, log: Log = print) -> None:
     if read_config(c.model)["kind"] == "latent":
         from unires.train.latent_expert import add_latent_expert
 
-        if c.lpips is not None:
-            raise OptionError("An expert that --lpips trains is for compact models.")
+        if c.lpips is not None or c.surface:
+            kind = "that --lpips trains" if c.lpips else "with --surface"
+            raise OptionError(f"An expert {kind} is for compact models.")
         return add_latent_expert(c, log)
     if c.rank:
         raise OptionError("Adapters (--rank) are for latent models; in a compact one an expert has its own modulation.")
@@ -128,7 +134,8 @@ def add_expert(c: ExpertTraining, log: Log = print) -> None:
         crops = Crops(c)
         clean, degraded = crops.measured(c)
         harm = float((degraded - clean).square().mean())
-        net = with_task(old, c.name, float(f"{1 / harm:.3g}")).to(pick_device(c.device)).channels_last()
+        net = with_task(old, c.name, float(f"{1 / harm:.3g}"))
+        net = (with_surface(net) if c.surface else net).to(pick_device(c.device)).channels_last()
         steps, minutes = train(net, crops, c, log)
         before = psnr_of((degraded - clean) / 2)
         blind, after = (measure(net, task, clean, degraded) for task in ("blind", c.name))
@@ -176,14 +183,36 @@ def with_task(old: CompactNet, name: str, precision: float) -> CompactNet:
     return net
 
 
+def with_surface(old: CompactNet) -> CompactNet:
+    """The same network whose last task has a surface of its own, that starts as the shared one. Raises OptionError."""
+    name = old.config.tasks[-1]
+    if name in old.config.own:
+        return old
+    if hasattr(old.own, name):
+        raise OptionError(f"An expert with a surface can't be called {shown(name)}.")
+    net = CompactNet(dataclasses.replace(old.config, own=(*old.config.own, name)))
+    net.load_state_dict(old.state_dict(), strict=False)
+    net.own[name].load_state_dict(nn.ModuleDict(net.surfaces()[0]._asdict()).state_dict())
+    return net
+
+
+def own_parameters(net: CompactNet, rate: float) -> list[dict[str, Any]]:
+    """What the last task of `net` has for itself, in groups with their learning rates; all else is frozen."""
+    net.requires_grad_(False)
+    name, parts = net.config.tasks[-1], [([net.added[-1]], rate)]
+    if name in net.config.own:
+        parts.append((list(net.own[name].parameters()), rate * SURFACE_RATE))
+    return [{"params": [p.requires_grad_() for p in some], "lr": own} for some, own in parts]
+
+
 def train(net: CompactNet, crops: Crops, c: ExpertTraining, log: Log) -> tuple[int, float]:
     """Train what the last task adds, and nothing else of the network. Returns steps and minutes."""
     torch.manual_seed(c.seed)
-    own = net.requires_grad_(False).added[-1].requires_grad_()
-    device, tasks = own.device, len(net.config.tasks)
+    own = own_parameters(net, c.rate or RATE)
+    device, tasks = net.modulate.bias.device, len(net.config.tasks)
     kind = number_type.choose(net, device)  # bf16 only where it is faster: some processors emulate it
     uncertainty = objective.Uncertainty(tasks).to(device)
-    optimizer = torch.optim.Adam([own, *uncertainty.parameters()], lr=c.rate or RATE, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam([*own, {"params": uncertainty.parameters()}], lr=c.rate or RATE, betas=(0.9, 0.99))
     host, noise = torch.Generator().manual_seed(c.seed + 1), torch.Generator(device).manual_seed(c.seed + 2)
     # nobody says how strong a new degradation is, in training or later
     task, unknown = torch.full((c.batch,), tasks - 1, device=device), torch.zeros(c.batch, device=device)

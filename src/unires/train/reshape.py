@@ -1,8 +1,10 @@
-"""A trained network in another shape: narrower inside its blocks, and with surfaces for single tasks.
+"""A trained network in another shape: narrower inside its blocks, with fewer numbers that say what modulates them, and
+with surfaces for single tasks.
 
 Narrower: of the channels between a block's two convolutions those are dropped that add least to what the block says
 (mean square of the channel, times the squared norm of the kernels that read it; after Molchanov et al. 2017, "Pruning
 convolutional neural networks for resource efficient inference", section 2.2, whose criterion of activations it is).
+Fewer numbers: of what modulates, the principal components over all tasks, times and severities.
 A surface of a task's own starts as a copy of the shared one."""
 
 from __future__ import annotations
@@ -13,20 +15,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from unires.denoise.compact import Block, CompactConfig, CompactNet
+from unires.denoise.compact import TASKS, Block, CompactConfig, CompactNet
 from unires.errors import UniresError
 
 
 def reshaped(old: CompactNet, config: CompactConfig, look: Callable[[CompactNet], None]) -> CompactNet:
-    """`old` with `inside` and `own` of `config`; look: runs the network on what its channels are judged by. Raises
-    UniresError if anything else differs, if a level would have to grow, the outermost one to shrink, or a task to lose
-    its surface."""
+    """`old` with `inside`, `own` and `rank` of `config`; look: runs the network on what its channels are judged by.
+    Raises UniresError if anything else differs, if a level would have to grow, the outermost one to shrink, a task to
+    lose its surface, or a rank to change that is small already."""
     fixed = dataclasses.replace(config, inside=old.config.inside, own=old.config.own)
+    if not old.config.rank:
+        fixed = dataclasses.replace(fixed, rank=0)
     widths = list(zip(old.config.within, config.within, strict=False))
     lost = set(old.config.own) - set(config.own)
     if fixed != old.config or lost or any(new > was for was, new in widths) or len(set(widths[0])) > 1:
         raise UniresError("The model to start from differs from the configuration's in more than can be changed: tasks "
-                          "added to `model.own`, and `model.inside` narrower, but for the first level.")  # fmt: skip
+                          "added to `model.own`, `model.inside` narrower, but for the first level, and a `model.rank` "
+                          "where there was none.")  # fmt: skip
     kept = _kept(old, config, look)
     tensors = {k: v for k, v in old.state_dict().items() if not k.startswith("own.")}
     numbers, at = [], 0
@@ -40,12 +45,32 @@ def reshaped(old: CompactNet, config: CompactConfig, look: Callable[[CompactNet]
     rows = torch.cat(numbers)
     for key in [k for k in tensors if k.startswith(("modulate.", "added."))]:
         tensors[key] = tensors[key][rows]
+    if config.rank > old.config.rank:
+        tensors |= _factors(old, tensors["modulate.weight"], tensors["modulate.bias"], config.rank)
     net = CompactNet(config)
     net.load_state_dict(tensors, strict=False)
     shared, had = nn.ModuleDict(net.surfaces()[0]._asdict()), dict(old.own.items())
     for task, own in net.own.items():
         own.load_state_dict(had.get(task, shared).state_dict())
     return net
+
+
+@torch.no_grad()
+def _factors(net: CompactNet, weight: Tensor, bias: Tensor, rank: int) -> dict[str, Tensor]:
+    """`modulate` of a network, as two matrices of which the first one leaves `rank` numbers."""
+    times = torch.cat((torch.ones(60), torch.linspace(0.1, 1, 4)))  # by far the most passes are at t = 1
+    severities = torch.cat((-torch.ones(8), torch.linspace(0, 1, 33)))
+    grid = times, torch.arange(len(TASKS)).float(), severities, torch.tensor([1.0] * 5 + [0.0])
+    t, task, severity, there = (v.to(weight.device) for v in torch.cartesian_prod(*grid).unbind(1))
+    told = net.embedding(t, task.long(), severity, there > 0).double() / net.config.embedding**0.5
+    matrix, mean = weight.double(), told.mean(dim=0)
+    powers, axes = torch.linalg.eigh(torch.cov(told.T))
+    directions = torch.linalg.svd(matrix @ axes * powers.clamp(min=0).sqrt(), full_matrices=False).U
+    out = directions[:, :rank]  # numbers x rank
+    narrow = out.T @ matrix
+    rest = (matrix - out @ narrow) @ mean
+    parts = {"narrow.weight": narrow, "modulate.weight": out, "modulate.bias": bias.double() + rest}
+    return {key: value.to(weight) for key, value in parts.items()}
 
 
 def blocks(net: CompactNet) -> list[tuple[str, Block]]:
