@@ -110,5 +110,5 @@ def test_only_who_undoes_jpeg_is_kept_to_it(rich: torch.Tensor) -> None:
         same = torch.equal(Origin(cells=cells).keep(Expert.parse(name, TASKS), estimate, lq), estimate)
         assert same != kept, name
     assert torch.equal(Origin().keep(Expert.parse("dejpeg", TASKS), estimate, lq), estimate)
-    both = Origin(Grid(Axis(120, 240), Axis(128, 256)), cells).at(4, 6)
+    both = Origin(Grid(Axis(120, 240), Axis(128, 256)), cells).at(4, 6, 240, 256)
     assert (both.grid, both.cells) == (Grid(Axis(120, 240, 4), Axis(128, 256, 6)), cells.at(4, 6))

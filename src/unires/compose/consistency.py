@@ -24,6 +24,7 @@ from unires.degrade import resample
 REDUCING = (KERNEL, "area", "lanczos")  # by which of them a photo may have been reduced; a lens looks like bilinear
 LESS = 0.1  # than the usual one another has to be contradicted by so much
 RIDGE, LOST = 0.01, 1e-4  # of the largest eigenvalue of D D^T and U^T U: so much is added, as D and U lose things
+SEEN = 1e-6  # share of a pixel from which a small one has one in it
 KEPT = 16  # axes whose matrices are remembered: tiles of a column share one
 
 
@@ -59,8 +60,10 @@ def shrunken(axis: Axis, length: int, kernel: str) -> tuple[int, Tensor]:
     """U^+ on a part so long, k x length, of the k small pixels whose kernel reaches it; and the first one's number."""
     small, large, start = axis
     first, enlarge = resample.weights(small, large, kernel, start, start + length)
-    solve = inverse(enlarge.double(), LOST)
-    return first, (solve / solve.sum(dim=1, keepdim=True)).float()  # flat surfaces stay as bright as they are
+    used = (enlarge.abs() > SEEN).any(dim=0).nonzero()
+    low, high = int(used[0]), int(used[-1]) + 1
+    solve = inverse(enlarge[:, low:high].double(), LOST)
+    return first + low, (solve / solve.sum(dim=1, keepdim=True)).float()  # flat surfaces stay as bright as they are
 
 
 @functools.lru_cache(maxsize=KEPT * len(REDUCING))

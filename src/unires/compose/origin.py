@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import EllipsisType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -14,14 +15,16 @@ from unires.compose.grid import ENLARGED, Grid
 
 class Origin(NamedTuple):
     """The small photo that it was enlarged from, and the cells of JPEG's coefficients that it lies in; None where that
-    isn't known."""
+    isn't known. size: rows and columns of a part that lie in the photo, beyond which a tile may reach; None: all."""
 
     grid: Grid | None = None
     cells: Cells | None = None
+    size: tuple[int, int] | None = None
 
-    def at(self, top: int, left: int) -> Origin:
-        """Of the part whose first pixel that is."""
-        return Origin(self.grid and self.grid.at(top, left), self.cells and self.cells.at(top, left))
+    def at(self, top: int, left: int, height: int, width: int) -> Origin:
+        """Of the part whose first pixel that is, of a photo so large."""
+        grid, cells = self.grid and self.grid.at(top, left), self.cells and self.cells.at(top, left)
+        return Origin(grid, cells, (height - top, width - left))
 
     def enlarges(self, expert: Expert) -> bool:
         """Whether it is kept to the small photo."""
@@ -32,14 +35,24 @@ class Origin(NamedTuple):
         was reduced: else each part would choose one by itself, and their sharpness might differ."""
         if self.grid is None:
             return self
-        kernel = consistency.reduced_by(estimate, condition, self.grid)
+        inside = self._inside(estimate)
+        kernel = consistency.reduced_by(estimate[inside], condition[inside], self.grid)
         return self._replace(grid=self.grid._replace(reduced_by=kernel))
 
     def keep(self, expert: Expert, estimate: Tensor, condition: Tensor) -> Tensor:
         """An expert's estimate of what it saw, B x 3 x H x W in [-1, 1], kept to equation (3) or (4) where its task is
         to undo what they say. What steps before have changed lies in no cell any more."""
+        inside = self._inside(estimate)
         if self.grid and self.enlarges(expert):
-            return consistency.consistent(estimate, condition, self.grid)
-        if self.cells and expert.task == COMPRESSED and expert.condition == "lq":
-            return cells.within(estimate, condition, self.cells)
-        return estimate
+            kept = consistency.consistent(estimate[inside], condition[inside], self.grid)
+        elif self.cells and expert.task == COMPRESSED and expert.condition == "lq":
+            kept = cells.within(estimate[inside], condition[inside], self.cells)
+        else:
+            return estimate
+        out = estimate.clone()
+        out[inside] = kept
+        return out
+
+    def _inside(self, part: Tensor) -> tuple[EllipsisType, slice, slice]:
+        rows, columns = self.size or part.shape[-2:]
+        return ..., slice(rows), slice(columns)

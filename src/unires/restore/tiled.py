@@ -110,13 +110,13 @@ class Sampling:
                 seen, part, known = self._seen(picture, middle, z, last, first)
                 one = Weights(tuple(alone), torch.ones(1, 1))
                 estimate = composed_estimate(self.denoiser, seen, one, part, ts[step], 0, known, self.told)
-                here = origin.at(middle.top, middle.left).settled(estimate, seen(alone[0].condition, known))
-                origin = here.at(0, 0)
+                here = origin.at(middle.top, middle.left, plan.height, plan.width)
+                origin = here.settled(estimate, seen(alone[0].condition, known))
             blender = Blender(plan, settle)
             for window in plan:
                 seen, part, known = self._seen(picture, window, z, last, first)
                 own = weights if maps is None else Weights(weights.experts, cut(maps, window))
-                here = origin.at(window.top, window.left)
+                here = origin.at(window.top, window.left, plan.height, plan.width)
                 out = composed_estimate(self.denoiser, seen, own, part, ts[step], step, known, self.told, here)
                 blender.add(window, out.cpu())
                 done += 1

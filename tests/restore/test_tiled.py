@@ -1,0 +1,86 @@
+"""What a photo is known to have been made from is kept to in tiles as it is in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from unires.compose import cells
+from unires.compose.grid import Axis, Grid
+from unires.compose.origin import Origin
+from unires.compose.router import Router, RouterConfig
+from unires.compose.weights import Weights
+from unires.degrade import isolated, jpeg, resample
+from unires.denoise.interface import Facts, Hint
+from unires.photo.tiles import Window
+from unires.restore.tiled import Sampling
+
+TASKS = ("dejpeg", "super-resolution")
+
+
+class Fading:
+    """A denoiser that looks at no neighbours, so that tiles may differ by what is kept alone."""
+
+    facts = Facts(TASKS, 3, 1, 16, 16, 0, "float32")
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return pixels * 2 - 1
+
+    def decode(self, x: Tensor) -> Tensor:
+        return (x + 1) / 2
+
+    def predict(
+        self, z: Tensor, t: float, condition: Tensor | None, tasks: Sequence[str],
+        hints: Sequence[Hint | None] | None = None,
+    ) -> Tensor:
+        assert condition is not None
+        return condition * 0.9
+
+
+def restored(lq: Tensor, task: str, origin: Origin, tile: int) -> Tensor:
+    out = torch.full_like(lq, torch.nan)
+
+    def put(window: Window, values: Tensor) -> None:
+        rows, columns = (slice(a, a + n) for a, n in ((window.top, window.height), (window.left, window.width)))
+        out[..., rows, columns] = values[..., : out[..., rows, :].shape[-2], : out[..., columns].shape[-1]]
+
+    sampling = Sampling(Fading(), "cpu", Weights.parse(task, TASKS), 1, {}, tile=tile, origin=origin)
+    assert (sampling(lq, put, lambda share: None) > 1) == (tile < max(lq.shape))
+    return out
+
+
+# sides that are multiples of 16 and such that are not: the last tile then reaches beyond the photo
+SIZES = [(96, 112), (90, 112), (96, 108), (95, 111), (60, 200), (131, 70)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_jpeg_s_cells(size: tuple[int, int]) -> None:
+    coarse = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    lq = jpeg.encode_decode(resample.resize(coarse, size).clamp(0, 1), [50], ["4:2:0"])
+    found = cells.Cells(50, 2, *(Axis((side + 1) // 2, (side + 1) // 2 * 2) for side in size))
+    whole, tiles = (restored(lq, "dejpeg", Origin(cells=found), tile) for tile in (4096, 64))
+    assert float((whole - (lq * 0.9 + 0.05)).abs().mean()) > 0.01  # it is kept to them
+    torch.testing.assert_close(tiles, whole, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_small_photo(size: tuple[int, int]) -> None:
+    small = torch.rand(1, 3, size[0] // 2, size[1] // 2, generator=torch.Generator().manual_seed(1))
+    lq = resample.resize(small, size, "bicubic").clamp(0, 1)
+    origin = Origin(Grid(*(Axis(side // 2, side) for side in size), reduced_by="bicubic"))
+    whole, tiles = (restored(lq, "super-resolution", origin, tile) for tile in (4096, 64))
+    assert float((whole - (lq * 0.9 + 0.05)).abs().mean()) > 0.01
+    torch.testing.assert_close(tiles, whole, atol=5e-3, rtol=0)
+
+
+def test_a_large_photo_s_small_one_is_looked_at() -> None:
+    """Whether few pixels are all that is soft about it, its centre tells, whose ends are cut."""
+    router = Router(RouterConfig(isolated.TASKS, ((("denoise", "keep"),),), 16, 8)).eval().requires_grad_(False)
+    small = torch.rand(1, 3, 32, 600, generator=torch.Generator().manual_seed(1))
+    for width in (1000, 1040, 1200):
+        lq = resample.resize(small[..., : width // 2], (64, width), "bicubic").clamp(0, 1)
+        soft = router._soft(lq, Grid(Axis(32, 64), Axis(width // 2, width)))
+        assert soft is not None and 0 <= soft <= 1
