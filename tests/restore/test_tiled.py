@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +17,10 @@ from unires.compose.router import Router, RouterConfig
 from unires.compose.weights import Weights
 from unires.degrade import isolated, jpeg, resample
 from unires.denoise.interface import Facts, Hint
+from unires.errors import UniresError
 from unires.photo.tiles import Window
+from unires.restore.pictures import Canvas, open_picture
+from unires.restore.restorer import Restorer
 from unires.restore.tiled import Sampling
 
 TASKS = ("dejpeg", "super-resolution")
@@ -84,3 +89,21 @@ def test_a_large_photo_s_small_one_is_looked_at() -> None:
         lq = resample.resize(small[..., : width // 2], (64, width), "bicubic").clamp(0, 1)
         soft = router._soft(lq, Grid(Axis(32, 64), Axis(width // 2, width)))
         assert soft is not None and 0 <= soft <= 1
+
+
+@pytest.mark.parametrize("size", [(250, 430), (256, 425)])
+def test_a_jpeg_in_tiles_is_the_jpeg_in_one_piece(astronaut: Any, size: tuple[int, int]) -> None:
+    """By the shipped model, whatever its router makes of it."""
+    x = torch.from_numpy(astronaut[: size[0], 40 : 40 + size[1]].copy()).permute(2, 0, 1)[None] / 255
+    lq = (jpeg.encode_decode(x, [30], ["4:2:0"])[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    restorer = Restorer.from_pretrained(device="cpu", number_type=torch.float32)
+    whole, tiles = (restorer(lq, tile=tile).astype(float) for tile in (1024, 256))
+    assert restorer.report is not None and restorer.report.tiles > 1 and "dejpeg" in str(restorer.report.weights)
+    assert np.abs(whole - lq).mean() > 0.5 and np.abs(tiles - whole).max() <= 3
+
+
+def test_what_is_no_number_is_not_kept(astronaut: Any) -> None:
+    canvas = Canvas(open_picture(astronaut[:8, :8].copy()), 8, 8)
+    canvas.put(Window(0, 0, 8, 4), torch.zeros(1, 3, 8, 4))
+    with pytest.raises(UniresError, match="no numbers"):
+        canvas.put(Window(0, 4, 8, 4), torch.full((1, 3, 8, 4), torch.nan))

@@ -67,7 +67,9 @@ class Canvas:
                 self.alpha = Resized(self.alpha, (height, width), "bicubic")
 
     def put(self, window: Window, pixels: Tensor) -> None:
-        """pixels: B x 3 x height x width."""
+        """pixels: B x 3 x height x width. Raises UniresError for values that are no numbers."""
+        if not bool(torch.isfinite(pixels).all()):
+            raise UniresError("What was computed for the picture holds values that are no numbers; nothing is kept.")
         rows = slice(window.top, window.top + window.height)
         columns = slice(window.left, window.left + window.width)
         part = pixels.clamp(0, 1)
