@@ -18,6 +18,7 @@ from PIL import Image, IptcImagePlugin
 from unires.errors import PhotoError
 from unires.photo import exif as exif_block
 from unires.photo import read_photo, tiff, write_photo
+from unires.photo.resources import IPTC, resource
 
 XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"
@@ -146,7 +147,7 @@ def test_a_turned_photo_comes_out_upright_with_the_same_tags(
     if name in ("jpg", "png"):
         assert again.comment == b"hand-held"
     if name in ("jpg", "tif"):
-        assert tiff.resource(again.iptc, 0x0404) == iptc_record()
+        assert resource(again.iptc, IPTC) == iptc_record()
         with Image.open(out) as image:
             record = IptcImagePlugin.getiptcinfo(image)
         assert record is not None and record[(2, 90)] == b"Hove" and record[(2, 25)] == b"pier"
@@ -174,7 +175,7 @@ def test_metadata_survive_a_change_of_format(
     if photo.comment and end == "tif":
         assert comment == "hand-held"
     if photo.iptc and end in ("jpg", "tif", "png"):
-        assert tiff.resource(again.iptc, 0x0404) == iptc_record()
+        assert resource(again.iptc, IPTC) == iptc_record()
     if photo.dpi and end in ("jpg", "tif", "png"):
         assert again.dpi is not None and again.dpi == pytest.approx((200, 300), abs=0.01)
 
@@ -353,7 +354,7 @@ def test_16_bit_files_carry_everything_too(
         write_photo(photo, tmp_path / f"deep.{name}")
         deep = read_photo(tmp_path / f"deep.{name}")
         assert deep.bit_depth == 16 and deep.icc == profile and deep.xmp == photo.xmp
-        assert tiff.resource(deep.iptc, 0x0404) == iptc_record() and deep.exif
+        assert resource(deep.iptc, IPTC) == iptc_record() and deep.exif
         assert tags(tmp_path / f"deep.{name}")["gps"][1] == "N"
         assert tags(tmp_path / f"deep.{name}")["exif"][MAKER_NOTE].startswith(b"Nikon")
     with tifffile.TiffFile(tmp_path / "deep.tif") as file:
@@ -393,7 +394,7 @@ def test_long_iptc_and_profiles_span_segments(
     write_photo(photo, tmp_path / "out.jpg")
     again = read_photo(tmp_path / "out.jpg")
     assert again.iptc == long and again.icc == icc
-    assert tiff.resource(again.iptc, 0x0404) == iptc_record()
+    assert resource(again.iptc, IPTC) == iptc_record()
 
 
 @given(st.binary(max_size=400), st.sampled_from([b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]))

@@ -8,6 +8,7 @@ they don't print warnings about large pictures either; the limit is checked here
 from __future__ import annotations
 
 import io
+import struct
 import threading
 import warnings
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def read_jpeg(file: BinaryIO, check: CheckSize) -> Decoded:
     derives."""
     from PIL import JpegImagePlugin
 
-    with _open(JpegImagePlugin.JpegImageFile, file) as image:
+    with opened(JpegImagePlugin.JpegImageFile, file) as image:
         check(*image.size)
         fields, encoding = jpeg.metadata(image)
         samples, icc = _samples(image)
@@ -61,17 +62,22 @@ def read_png(file: BinaryIO, check: CheckSize) -> Decoded:
     from PIL import PngImagePlugin
 
     data = file.read()
+    # of a profile or a text, once inflated; Pillow's own limit is less than some printers' profiles have
+    PngImagePlugin.MAX_TEXT_CHUNK = png.LARGEST_TEXT
+    PngImagePlugin.MAX_TEXT_MEMORY = max(PngImagePlugin.MAX_TEXT_MEMORY, 2 * png.LARGEST_TEXT)
     header = png.header(data)
     check(header.width, header.height)
     one_page(header.frames)
     fields = png.metadata(data)
     encoding = Encoding(lossless=True, extras=fields.pop("extras"))
-    with _open(PngImagePlugin.PngImageFile, io.BytesIO(data)) as image:
+    with opened(PngImagePlugin.PngImageFile, io.BytesIO(data)) as image:
         # Pillow checks every chunk's sum and inflates the profile within bounds.
         fields["icc"] = image.info.get("icc_profile")
         if header.bits == 16:
             samples: npt.NDArray[Any] = png.decode16(data)
             return Decoded(samples, 65535, encoding=encoding, **fields)
+        if header.bits in (2, 4) and image.mode == "L" and "transparency" in image.info:
+            image.info["transparency"] *= 255 // ((1 << header.bits) - 1)  # Pillow spreads the pixels, but not this
         samples, fields["icc"] = _samples(image)
     return Decoded(samples, 255, encoding=encoding, **fields)
 
@@ -84,7 +90,7 @@ def read_webp(file: BinaryIO, check: CheckSize) -> Decoded:
     if data[12:16] == b"VP8X":
         # The decoder makes room for this size as soon as it is opened.
         check(int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1)
-    with _open(WebPImagePlugin.WebPImageFile, io.BytesIO(data)) as image:
+    with opened(WebPImagePlugin.WebPImageFile, io.BytesIO(data)) as image:
         check(*image.size)
         one_page(image.n_frames)
         info = image.info
@@ -102,7 +108,7 @@ def read_avif(file: BinaryIO, check: CheckSize) -> Decoded:
         raise Refusal("is AVIF, which this installation of Pillow does not read")
     data = file.read()
     depth, subsampling = _av1_configuration(data)
-    with _open(AvifImagePlugin.AvifImageFile, io.BytesIO(data)) as image:
+    with opened(AvifImagePlugin.AvifImageFile, io.BytesIO(data)) as image:
         check(*image.size)
         one_page(image.n_frames)
         info = image.info
@@ -110,6 +116,7 @@ def read_avif(file: BinaryIO, check: CheckSize) -> Decoded:
         encoding = Encoding(subsampling=subsampling)
         fields: dict[str, Any] = {"exif": exif, "xmp": info.get("xmp"), "icc": info.get("icc_profile")}
         fields["encoding"] = encoding
+        check_colours(data, fields["icc"])
         if depth > 8:
             import imagecodecs
 
@@ -139,9 +146,12 @@ def read_tiff(file: BinaryIO, check: CheckSize) -> Decoded:
         from PIL import TiffImagePlugin
 
         file.seek(0)
-        with _open(TiffImagePlugin.TiffImageFile, file) as image:
+        if max(directory.numbers(258) or [1]) > 8:
+            raise Refusal("has more than 8 bits a channel, which UniRes reads from grey and RGB only")
+        with opened(TiffImagePlugin.TiffImageFile, file) as image:
             check(*image.size)
             samples, fields["icc"] = _samples(image)
+        say_upright(fields)  # Pillow turns these itself
         return Decoded(samples, 255, encoding=encoding, **fields)
     if directory.samples > 4:
         raise Refusal(f"has {directory.samples} channels; photos have at most four")
@@ -171,12 +181,36 @@ def image_from(values: npt.NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[2] == 1 else values))
 
 
-def _open(plugin: Callable[[BinaryIO], Plugin], file: BinaryIO) -> Plugin:
+def opened(plugin: Callable[[BinaryIO], Plugin], file: BinaryIO) -> Plugin:
     """Reads the header. Pillow's warnings about odd metadata would appear between UniRes's own lines."""
     # Catching warnings concerns all threads, so one after the other.
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return plugin(file)
+
+
+def say_upright(fields: dict[str, Any]) -> int:
+    """Let the fields of a `Photo` say that it is upright; returns the orientation that EXIF stated before, 1 to 8."""
+    turn = exif_block.orientation(fields.get("exif"))
+    if turn != 1:
+        fields["exif"] = exif_block.upright(fields["exif"])
+        if fields.get("xmp"):
+            fields["xmp"] = exif_block.xmp_upright(fields["xmp"])
+        if turn >= 5 and fields.get("dpi"):
+            fields["dpi"] = fields["dpi"][::-1]
+    return turn
+
+
+def check_colours(data: bytes, icc: bytes | None) -> None:
+    """Raises Refusal for an AVIF or HEIC file without profile whose colours are not sRGB's: what it says of them by
+    numbers (ITU-T H.273; a `colr` box of the kind `nclx`, ISO 14496-12, section 12.1.5) is not written again."""
+    at = data.find(b"colrnclx", 0, 1 << 16)
+    if icc or at < 0 or at + 12 > len(data):
+        return
+    primaries, transfer = struct.unpack_from(">HH", data, at + 8)
+    if primaries not in (1, 2, 5, 6) or transfer not in (1, 2, 6, 13):  # 5 and 6: television's, hardly another red
+        what = "high dynamic range (HDR)" if transfer in (16, 18) else "colours beyond sRGB without a profile"
+        raise Refusal(f"has {what}, which UniRes cannot write again; save it as sRGB, or with a profile")
 
 
 def _samples(image: Image.Image) -> tuple[npt.NDArray[Any], bytes | None]:

@@ -35,6 +35,8 @@ def fitted(photo: Photo, target: str, values: IntArray) -> Photo:
         if target != "TIFF":
             block = exif_block.with_thumbnail(block, lambda limit: _thumbnail(values, limit))
         changes["exif"] = block
+    if photo.xmp:
+        changes["xmp"] = exif_block.xmp_alone(photo.xmp)
     rgb = target == "WEBP" or (target in ("AVIF", "HEIC") and values.shape[2] == 2)
     if photo.icc and photo.icc[16:20] == b"GRAY" and (rgb or not photo.grey):
         changes["icc"] = None
@@ -86,7 +88,10 @@ def _webp_or_avif(photo: Photo, target: str, values: IntArray, quality: int | No
         options |= {"subsampling": "4:0:0" if image.mode == "L" else own or "4:4:4", "speed": 6}
         if own == "4:0:0":
             options["subsampling"] = "4:4:4"
-    metadata = {"exif": photo.exif or b"", "icc_profile": photo.icc or b"", "xmp": photo.xmp or b""}
+    exif = photo.exif or b""
+    if target == "AVIF":  # Pillow would take the orientation out itself, and write the whole block anew
+        exif = exif_block.without_orientation(exif)
+    metadata = {"exif": exif, "icc_profile": photo.icc or b"", "xmp": photo.xmp or b""}
     out = io.BytesIO()
     image.save(out, format=target, **options, **metadata)
     return out.getvalue()

@@ -160,7 +160,10 @@ def orientation(raw: bytes | None) -> int:
     if raw is None:
         return 1
     order, main, _, _ = _main(raw)
-    value = number(main, ORIENTATION, order, 1)
+    entry = find(main, ORIENTATION)
+    if entry is None or not _settable(entry):
+        return 1  # what `upright` could not set right would turn the result once more
+    (value,) = numbers(entry, order)
     return value if 1 <= value <= 8 else 1
 
 
@@ -171,6 +174,22 @@ def upright(raw: bytes) -> bytes:
     thumbnail = read_table(_cutter(raw), order, following)[0] if following else []
     for entries in (main, thumbnail):
         _set_number(block, order, find(entries, ORIENTATION), 1)
+    return bytes(block)
+
+
+def without_orientation(raw: bytes) -> bytes:
+    """The block without its orientation. The rest of the main table moves up, into the room; nothing else moves."""
+    order, main, _, link = _main(raw)
+    if not link or find(main, ORIENTATION) is None:
+        return raw
+    block = bytearray(raw)
+    (at,) = struct.unpack_from(order + "I", raw, 4)
+    (count,) = struct.unpack_from(order + "H", raw, at)
+    for entry in range(at + 2, link, 12):
+        if struct.unpack_from(order + "H", raw, entry)[0] == ORIENTATION:
+            block[entry : link + 4] = raw[entry + 12 : link + 4] + bytes(12)
+            struct.pack_into(order + "H", block, at, count - 1)
+            break
     return bytes(block)
 
 
@@ -260,6 +279,17 @@ def xmp_upright(xmp: bytes) -> bytes:
     return re.sub(rb"(<tiff:Orientation>\s*)\d+", rb"\g<1>1", xmp)
 
 
+_FOLLOWS = rb"(?:(?:GCamera|Camera):(?:MotionPhoto|MicroVideo)|hdrgm:)\w*"
+
+
+def xmp_alone(xmp: bytes) -> bytes:
+    """XMP can state what follows the picture in its file (the video of a motion photo, a gain map): without that, as
+    nothing follows a new one."""
+    xmp = re.sub(rb"\s" + _FOLLOWS + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')", b"", xmp)
+    xmp = re.sub(rb"<(" + _FOLLOWS + rb")\b[^<]*</\1>", b"", xmp)
+    return re.sub(rb"<Container:Directory\b.*?</Container:Directory>", b"", xmp, flags=re.DOTALL)
+
+
 def _cutter(raw: bytes) -> Cut:
     return lambda at, length: raw[at : at + length] if at >= 0 else b""
 
@@ -271,9 +301,13 @@ def _main(raw: bytes) -> tuple[str, list[Entry], int, int]:
     return order, entries, following, link
 
 
+def _settable(entry: Entry) -> bool:
+    return entry.length == 1 and entry.type in (1, 3, 4)
+
+
 def _set_number(block: bytearray, order: str, entry: Entry | None, value: int) -> None:
     """Writes `value` over a single number, as wide as it is; one that does not fit stays as it was."""
-    if entry is None or entry.length != 1 or entry.type not in (1, 3, 4):
+    if entry is None or not _settable(entry):
         return
     code = {1: "B", 3: "H", 4: "I"}[entry.type]
     if value < 256 ** struct.calcsize(code):

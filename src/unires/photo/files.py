@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unires.errors import OptionError, PhotoError, nearest, shown
-from unires.photo import codecs, encode, plugins, png
+from unires.photo import codecs, encode, jpeg, plugins, png
 from unires.photo import exif as exif_block
 from unires.photo.alpha import divided
 from unires.photo.atomic import exists, refuse_existing, why, write_atomically
@@ -36,7 +36,7 @@ from unires.photo.model import (
 MAX_PIXELS = 178_956_970  # what Pillow refuses as well: above it, a small file can fill the memory
 READS = "JPEG, PNG, WebP, TIFF, AVIF and, with extras, HEIC, JPEG XL and camera raw"
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-FORMATS |= {".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".heic": "HEIC", ".heif": "HEIC"}
+FORMATS |= {".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC"}
 _NAMES = {
     "jpeg": "JPEG",
     "jpg": "JPEG",
@@ -267,14 +267,9 @@ def _size_check(most: int) -> codecs.CheckSize:
 def _photo(decoded: codecs.Decoded, format: str) -> tuple[Photo, bool]:
     """Turned upright (and whether that changed anything), colours and alpha apart."""
     fields = decoded.fields
-    turn = exif_block.orientation(fields.get("exif"))
+    turn = codecs.say_upright(fields)
     if turn != 1:
         decoded.samples = np.ascontiguousarray(_turned(decoded.samples, turn))
-        fields["exif"] = exif_block.upright(fields["exif"])
-        if fields.get("xmp"):
-            fields["xmp"] = exif_block.xmp_upright(fields["xmp"])
-        if turn >= 5 and fields.get("dpi"):
-            fields["dpi"] = fields["dpi"][::-1]
     samples = _whole_numbers(decoded)
     channels = samples.shape[2]
     colours = samples[..., : 1 if channels < 3 else 3]
@@ -342,6 +337,8 @@ def _checked(
         )
     if target == "JPEG" and photo.alpha is not None and (photo.alpha != most(photo.bit_depth)).any():
         raise PhotoError("The photo is partly transparent, which JPEG cannot hold; PNG, WebP, TIFF, AVIF and HEIC can.")
+    if target == "JPEG":
+        jpeg.check_room(photo)
     if max(size) > _LARGEST_SIDE[target]:
         raise PhotoError(
             f"{_shown_format(target)} holds at most {_LARGEST_SIDE[target]:,} pixels a side, "

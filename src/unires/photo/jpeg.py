@@ -9,6 +9,7 @@ import io
 import threading
 from typing import TYPE_CHECKING, Any
 
+from unires.errors import PhotoError
 from unires.photo import exif as exif_block
 from unires.photo.model import Encoding, Photo
 
@@ -54,6 +55,13 @@ def metadata(image: JpegImageFile) -> tuple[dict[str, Any], Encoding]:
     sampling = _SAMPLINGS.get(JpegImagePlugin.get_sampling(image), "")
     progressive = bool(info.get("progressive") or info.get("progression"))
     return fields, Encoding(tables=tables, subsampling=sampling, progressive=progressive, extras=tuple(extras))
+
+
+def check_room(photo: Photo) -> None:
+    """Raises `PhotoError` where what the photo carries doesn't fit into a JPEG's segments."""
+    for what, value, head in (("EXIF data", photo.exif, 6), ("XMP data", photo.xmp, 29), ("comment", photo.comment, 0)):
+        if value and len(value) > _LARGEST - head:
+            raise PhotoError(f"The photo's {what} is too long for JPEG; PNG, WebP and TIFF can hold it.")
 
 
 def encode(image: Image.Image, photo: Photo, quality: int | None) -> bytes:

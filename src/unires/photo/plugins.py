@@ -6,6 +6,7 @@ any decoder makes room for pixels. Sources: ISO/IEC 18181-1 (JPEG XL codestream)
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, BinaryIO
@@ -14,8 +15,8 @@ import numpy as np
 
 from unires.errors import PhotoError
 from unires.photo import exif as exif_block
-from unires.photo import tiff
-from unires.photo.codecs import CheckSize, Decoded, Refusal, one_page, read_jpeg
+from unires.photo import jpeg, tiff
+from unires.photo.codecs import CheckSize, Decoded, Refusal, check_colours, one_page, opened, read_jpeg
 from unires.photo.model import Encoding, IntArray, Photo
 
 RAW = (".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw")
@@ -28,9 +29,11 @@ _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 def read_heic(file: BinaryIO, check: CheckSize) -> Decoded:
     """HEIC and HEIF; more than 8 bits become 16. It turns pictures upright itself."""
     heif = _extra("pillow_heif", "heic", "a HEIC picture")
-    picture = heif.open_heif(io.BytesIO(file.read()), convert_hdr_to_8bit=False, hdr_to_16bit=False)
+    data = file.read()
+    picture = heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
     one_page(len(picture))
     check(*picture.size)
+    check_colours(data, picture.info.get("icc_profile"))
     info, heif_orientation = picture.info, heif.set_orientation
     heif_orientation(info)
     sampling = {420: "4:2:0", 422: "4:2:2", 444: "4:4:4"}.get(info.get("chroma", 0), "")
@@ -79,7 +82,7 @@ def read_jxl(file: BinaryIO, check: CheckSize) -> Decoded:
     is_jpeg, _, unpacked, icc, boxes = libjxl.Decoder(num_threads=0)(data)
     if is_jpeg:
         decoded = read_jpeg(io.BytesIO(bytes(unpacked)), check)
-        decoded.format = "PNG"
+        decoded.format, decoded.fields["encoding"] = "PNG", Encoding(lossless=True)
         return decoded
     found = {bytes(box.box_type): bytes(box.data) for box in reversed(boxes)}
     exif = found.get(b"Exif", b"")
@@ -95,10 +98,7 @@ def read_jxl(file: BinaryIO, check: CheckSize) -> Decoded:
 def read_raw(file: BinaryIO, check: CheckSize) -> Decoded:
     """Camera raw, developed as the camera would have: its white balance, sRGB, 16 bits."""
     rawpy = _extra("rawpy", "raw", "a camera raw file")
-    file.seek(0)
-    fields: dict[str, Any] = {}
-    if exif_block.byte_order(file.read(4)):
-        fields = {k: v for k, v in tiff.Directory(file).metadata().items() if k in ("exif", "xmp")}
+    fields = {k: v for k, v in said_by_raw(file).items() if k in ("exif", "xmp")}
     file.seek(0)
     with rawpy.imread(file) as raw:
         check(raw.sizes.iwidth, raw.sizes.iheight)
@@ -106,6 +106,36 @@ def read_raw(file: BinaryIO, check: CheckSize) -> Decoded:
     if fields.get("exif"):
         fields["exif"] = exif_block.upright(fields["exif"])
     return Decoded(samples, 65535, format="TIFF", encoding=Encoding(lossless=True), **fields)
+
+
+def said_by_raw(file: BinaryIO) -> dict[str, Any]:
+    """Fields of `Photo` that a camera raw file holds, in the place that its maker keeps them in; none where it isn't
+    known. Most are TIFF; RAF says it in the JPEG that it shows on the camera, CR3 in boxes of its own, each a block
+    for one table (both as ExifTool's documentation describes them)."""
+    from PIL import JpegImagePlugin
+
+    file.seek(0)
+    head = file.read(1 << 16)
+    try:
+        if head.startswith(b"FUJIFILM"):
+            at, length = struct.unpack_from(">II", head, 84)
+            file.seek(at)
+            with opened(JpegImagePlugin.JpegImageFile, io.BytesIO(file.read(length))) as image:
+                return jpeg.metadata(image)[0]
+        if head[4:12] == b"ftypcrx ":
+            blocks = [_box(head, name) for name in (b"CMT1", b"CMT2", b"CMT4")]
+            (order,) = {exif_block.byte_order(block) for block in blocks if block}
+            tables = exif_block.Tables(order, *(exif_block.parse(block).main for block in blocks))
+            return {"exif": exif_block.build(tables)}
+        return tiff.Directory(file).metadata()
+    except (ValueError, SyntaxError, OSError, struct.error):
+        return {}
+
+
+def _box(data: bytes, name: bytes) -> bytes:
+    """The content of the first box of that name (ISO 14496-12), or nothing."""
+    at = data.find(name, 4)
+    return data[at + 4 : at - 4 + int.from_bytes(data[at - 4 : at], "big")] if at > 0 else b""
 
 
 def _extra(module: str, extra: str, what: str) -> Any:

@@ -17,13 +17,14 @@ import numpy as np
 
 from unires.photo import exif as exif_block
 from unires.photo.model import IntArray, Photo
+from unires.photo.resources import IPTC, resource_block
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP_KEY = b"XML:com.adobe.xmp"
 # Colour meaning and texts: true for the restored picture as well. tIME, sBIT, hIST and the rest are not.
 _COPIED = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"tEXt", b"zTXt", b"iTXt")
 _BEFORE_PIXELS = ("gAMA", "cHRM", "sRGB", "cICP", "mDCV", "cLLI")
-_LARGEST_TEXT = 64 << 20
+LARGEST_TEXT = 64 << 20
 _METRE = 0.0254
 
 
@@ -82,8 +83,12 @@ def metadata(data: bytes) -> dict[str, Any]:
             if name == b"exif" and "exif" not in found:
                 found["exif"] = exif_block.without_prefix(raw)
             elif name in (b"iptc", b"8bim"):
-                found["iptc"] = raw
-            elif name not in (b"exif", b"xmp", b"icc", b"icm", b"APP1"):
+                # some put the record there as it is, others the resources that hold it
+                bare = raw is not None and raw.startswith(b"\x1c")
+                found["iptc"] = resource_block(IPTC, raw) if raw and bare else raw
+            elif name == b"xmp":
+                found.setdefault("xmp", raw)
+            elif name not in (b"exif", b"icc", b"icm", b"APP1"):
                 extras.append((kind.decode("ascii"), body))
         elif kind in _COPIED:
             if kind == b"tEXt" and body.startswith(b"Comment\0") and "comment" not in found:
@@ -160,7 +165,7 @@ def _inflate(body: bytes) -> bytes:
     """A short text out of its compression, or nothing when it is damaged or suspiciously long."""
     machine = zlib.decompressobj()
     try:
-        text = machine.decompress(body, _LARGEST_TEXT)
+        text = machine.decompress(body, LARGEST_TEXT)
     except zlib.error:
         return b""
     return b"" if machine.unconsumed_tail else text

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from unires.photo import exif as exif_block
 from unires.photo.exif import Entry, Tables
 from unires.photo.model import IntArray, Photo
+from unires.photo.resources import IPTC, resource, resource_block
 
 # Tags of the file's structure, and those that `Photo` carries elsewhere; all others are copied with the EXIF
 # tables.
@@ -31,6 +32,7 @@ _STRUCTURE = {
 _COMPRESSION = {1: "none", 5: "lzw", 8: "deflate", 32946: "deflate"}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR, _CFA, _LINEAR_RAW = 0, 1, 2, 6, 32803, 34892
 _MOST_PAGES = 10_000
+_RAW_HEADS = {b"IIRO": "<", b"IIRS": "<", b"MMOR": ">", b"IIU\0": "<"}  # ORF and RW2 are TIFF but for this
 
 
 class Directory:
@@ -47,7 +49,7 @@ class Directory:
             return file.read(min(length, size - at))
 
         head = cut(0, 16)
-        self.order = exif_block.byte_order(head)
+        self.order = exif_block.byte_order(head) or _RAW_HEADS.get(head[:4], "")
         self.big = head[2:4] in (b"+\0", b"\0+")
         pointer = "Q" if self.big else "I"
         if not self.order or len(head) < (16 if self.big else 8):
@@ -109,9 +111,9 @@ class Directory:
             "iptc": self._bytes(_PHOTOSHOP),
         }
         record = self._bytes(_IPTC)
-        if record and resource(found["iptc"], 0x0404) is None:
-            found["iptc"] = (found["iptc"] or b"") + _resource_block(0x0404, record)
-        kept = [e for e in self.tables.main if e.tag not in _STRUCTURE]
+        if record and resource(found["iptc"], IPTC) is None:
+            found["iptc"] = (found["iptc"] or b"") + resource_block(IPTC, record)
+        kept = [e for e in self.tables.main if e.tag >= 254 and e.tag not in _STRUCTURE]  # below: RW2's own
         tables = Tables(self.order, kept, self.tables.exif, self.tables.gps, self.tables.interop)
         found["exif"] = exif_block.build(tables) if kept or tables.exif or tables.gps else None
         x, y, unit = self.numbers(282), self.numbers(283), self.number(296, 2)
@@ -212,23 +214,6 @@ def encode(file: BinaryIO, values: IntArray, photo: Photo) -> None:
     _add_tables(file, photo, tables)
 
 
-def resource(blocks: bytes | None, wanted: int) -> bytes | None:
-    """One of Photoshop's image resources out of their blocks, by its number (0x0404 is the IPTC record)."""
-    at, blocks = 0, blocks or b""
-    while blocks[at : at + 4] == b"8BIM" and at + 12 <= len(blocks):
-        code, name = struct.unpack_from(">HB", blocks, at + 4)
-        at += 6 + (name + 2) // 2 * 2
-        (size,) = struct.unpack(">I", blocks[at : at + 4].rjust(4, b"\0"))
-        if code == wanted:
-            return blocks[at + 4 : at + 4 + size]
-        at += 4 + (size + 1) // 2 * 2
-    return None
-
-
-def _resource_block(code: int, content: bytes) -> bytes:
-    return b"8BIM" + struct.pack(">HHI", code, 0, len(content)) + content + bytes(len(content) % 2)
-
-
 def _byteorder(order: str) -> Any:
     return ">" if order == ">" else "<"
 
@@ -239,7 +224,7 @@ def _own_entries(photo: Photo, tables: Tables) -> list[Entry]:
     if photo.comment and not exif_block.find(tables.main, _DESCRIPTION):
         text = photo.comment.replace(b"\0", b"") + b"\0"
         entries.append(Entry(_DESCRIPTION, 2, len(text), text))
-    record = resource(photo.iptc, 0x0404)
+    record = resource(photo.iptc, IPTC)
     for tag, kind, value in ((_XMP, 1, photo.xmp), (_PHOTOSHOP, 7, photo.iptc), (_IPTC, 7, record)):
         if value:
             entries.append(Entry(tag, kind, len(value), value))
