@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unires.compose import cells
+from unires.compose.experts import Expert
 from unires.compose.grid import Axis, Grid
 from unires.compose.origin import Origin
 from unires.compose.router import Router, RouterConfig
@@ -79,6 +80,37 @@ def test_the_small_photo(size: tuple[int, int]) -> None:
     whole, tiles = (restored(lq, "super-resolution", origin, tile) for tile in (4096, 64))
     assert float((whole - (lq * 0.9 + 0.05)).abs().mean()) > 0.01
     torch.testing.assert_close(tiles, whole, atol=5e-3, rtol=0)
+
+
+def test_weight_maps() -> None:
+    """An expert that has no weight in a tile counts there as it does elsewhere."""
+    lq = torch.rand(1, 3, 64, 192, generator=torch.Generator().manual_seed(1))
+    left = (torch.arange(192) < 96).float().expand(64, 192)
+    experts = tuple(Expert.parse(name, TASKS) for name in ("dejpeg", "super-resolution@relay"))
+    weights = Weights(experts, torch.stack([torch.stack((1 - left, left)), torch.stack((1 - left, left))]))
+
+    def both(tile: int) -> Tensor:
+        out = torch.empty_like(lq)
+
+        def put(window: Window, values: Tensor) -> None:
+            rows, columns = slice(window.top, window.top + 64), slice(window.left, window.left + window.width)
+            out[..., rows, columns] = values
+
+        Sampling(Guessing(), "cpu", weights, 2, {}, tile=tile)(lq, put, lambda share: None)
+        return out
+
+    torch.testing.assert_close(both(64), both(4096), atol=2e-3, rtol=0)
+
+
+class Guessing(Fading):
+    """Says another thing at another time, so that what starts afresh differs from what goes on."""
+
+    def predict(
+        self, z: Tensor, t: float, condition: Tensor | None, tasks: Sequence[str],
+        hints: Sequence[Hint | None] | None = None,
+    ) -> Tensor:
+        assert condition is not None
+        return condition * (0.5 + 0.4 * t) + 0.1 * z
 
 
 def test_a_large_photo_s_small_one_is_looked_at() -> None:

@@ -92,6 +92,13 @@ class Weights:
         last = self.active(self.steps - 1)
         return len(last) == 1 and self.experts[last[0]] == Expert(KEEP)
 
+    @property
+    def ends_afresh(self) -> bool:
+        """Whether the last step's networks all see the relay, and so start afresh (`sample.sampler`): the last row then
+        can't go on for more steps, as each would undo once more what has been undone."""
+        last = [self.experts[i] for i in self.active(self.steps - 1) if self.experts[i].task != KEEP]
+        return bool(last) and all(expert.condition == "relay" for expert in last)
+
     def active(self, step: int) -> list[int]:
         """The experts that count in a step (beyond the last row, the last row goes on)."""
         row = self.values[min(step, self.steps - 1)]
@@ -102,11 +109,12 @@ class Weights:
         """Network passes that `steps` steps cost."""
         return sum(sum(self.experts[i].task != KEEP for i in self.active(s)) for s in range(steps))
 
-    def at(self, step: int, expert: int, size: tuple[int, int]) -> Tensor:
-        """The weight of an expert in a step: a scalar, or a 1 x 1 x H x W map for pictures of `size`. The experts
-        left out by `active` leave their share to the others, so that what is used sums to one."""
+    def at(self, step: int, expert: int, size: tuple[int, int], used: Sequence[int] | None = None) -> Tensor:
+        """The weight of an expert in a step: a scalar, or a 1 x 1 x H x W map for pictures of `size`. The experts that
+        are not `used` (None: left out by `active`) leave their share to the others, so that what is used sums to
+        one."""
         row = self.values[min(step, self.steps - 1)]
-        used = self.active(step)
+        used = self.active(step) if used is None else list(used)
         weight = row[expert] + (1 - row[used].sum(dim=0)) / len(used)
         if row.dim() == 1:
             return weight

@@ -82,20 +82,21 @@ class Noise:
 
 
 class Scratch:
-    """A picture between two steps, kept as float16 in a file that has no name and is gone with the process.
+    """A picture between two steps, kept in a file that has no name and is gone with the process.
 
     Pixels lie along the shorter side, as strips of tiles do (`TilePlan`)."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        """shape: B x C x H x W. Raises UniresError where there is no room for the file."""
-        self.shape = shape
+    def __init__(self, shape: tuple[int, ...], exact: bool = False) -> None:
+        """shape: B x C x H x W; exact: as float32, for what may go out as it is; else as float16. Raises UniresError
+        where there is no room for the file."""
+        self.shape, self.kind = shape, torch.float32 if exact else torch.float16
         self.file = tempfile.TemporaryFile(prefix="unires-")  # noqa: SIM115 (open as long as this object is)
         self._upright = shape[-2] >= shape[-1]
 
     def put(self, window: Window, values: Tensor) -> None:
         """values: B x C x height x width of a window; one that reaches from side to side is written at once. Raises
         UniresError where there is no room."""
-        lines = self._turned(values).permute(2, 3, 0, 1).to("cpu", torch.float16).contiguous()
+        lines = self._turned(values).permute(2, 3, 0, 1).to("cpu", self.kind).contiguous()
         first, aside = (window.top, window.left) if self._upright else (window.left, window.top)
         pieces = lines[None] if lines.shape[1] == min(self.shape[-2:]) else lines
         try:
@@ -112,11 +113,11 @@ class Scratch:
     def __getitem__(self, key: Key) -> Tensor:
         (y0, y1), (x0, x1) = (k.indices(n)[:2] for k, n in zip(key[1:], self.shape[-2:], strict=True))
         (a0, a1), (b0, b1) = ((y0, y1), (x0, x1)) if self._upright else ((x0, x1), (y0, y1))
-        lines = np.empty((a1 - a0, b1 - b0, *self.shape[:2]), np.float16)
-        for line, a in zip(lines, range(a0, a1), strict=True):
+        lines = torch.empty((a1 - a0, b1 - b0, *self.shape[:2]), dtype=self.kind)
+        for line, a in zip(lines.numpy(), range(a0, a1), strict=True):
             self.file.seek(a * self._line + b0 * self._pixel)
             self.file.readinto(line.data)
-        return self._turned(torch.from_numpy(lines).permute(2, 3, 0, 1)).float()
+        return self._turned(lines.permute(2, 3, 0, 1)).float()
 
     def _turned(self, part: Tensor) -> Tensor:
         return part if self._upright else part.transpose(-1, -2)
@@ -124,7 +125,7 @@ class Scratch:
     @property
     def _pixel(self) -> int:
         """Bytes a pixel."""
-        return 2 * self.shape[0] * self.shape[1]
+        return self.kind.itemsize * self.shape[0] * self.shape[1]
 
     @property
     def _line(self) -> int:

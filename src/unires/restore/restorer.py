@@ -199,16 +199,20 @@ class Restorer:
         if weights is None:
             # relay steps serve least error: where detail is to be sampled, the experts of one step go on
             most = 1 if sampled else steps or MOST_STEPS
-            weights = presets.default_weights(scale, tasks).first(most) if reading is None else reading.within(most)
-            weights = presets.inventive(weights, aim) if sampled else weights
+            own = presets.default_weights(scale, tasks).first(most) if reading is None else reading.within(most)
+            steps = min(steps, own.steps) if steps and own.ends_afresh else steps
         elif isinstance(weights, str):
-            weights = Weights.load(Path(weights), tasks) if weights.endswith(".json") else Weights.parse(weights, tasks)
-        if not sampled:
-            weights = presets.crisper(weights, aim)
-        count = steps or (presets.default_steps(aim, weights) if sampled else weights.steps)
-        if count < weights.steps:
-            raise OptionError(f"There are weights for {weights.steps} steps, but only {count} to run.")
-        return weights, count
+            own = Weights.load(Path(weights), tasks) if weights.endswith(".json") else Weights.parse(weights, tasks)
+        else:
+            own = weights
+        own = presets.inventive(own, aim) if sampled else presets.crisper(own, aim)
+        count = steps or (presets.default_steps(aim, own) if sampled else own.steps)
+        if count < own.steps:
+            raise OptionError(f"There are weights for {own.steps} steps, but only {count} to run.")
+        if count > own.steps and own.ends_afresh:
+            raise OptionError(f"The last of these weights' {own.steps} steps starts afresh from what the one before "
+                              "left, so it does not go on by itself; write it as often as it is meant.")  # fmt: skip
+        return own, count
 
     def _samples(self, fidelity: float | None, steps: int | None) -> bool:
         """Whether lower fidelity comes from sampling: where there is no `crisp`, or so many steps are asked for."""
@@ -328,7 +332,7 @@ class Restorer:
 def _store(height: int, width: int) -> _Plain | Scratch:
     """Room for one picture: a large one lies in a file."""
     shape = (1, 3, height, width)
-    return _Plain(torch.empty(shape)) if height * width <= TILE**2 else Scratch(shape)
+    return _Plain(torch.empty(shape)) if height * width <= TILE**2 else Scratch(shape, exact=True)
 
 
 def _enlarged(picture: Sliced, scale: float) -> Sliced:

@@ -104,7 +104,8 @@ class Sampling:
                     place.put(window, values)
 
             first = relay if step == 0 else None
-            alone = [weights.experts[k] for k in weights.active(step) if weights.experts[k].task != KEEP]
+            used = weights.active(step)
+            alone = [weights.experts[k] for k in used if weights.experts[k].task != KEEP]
             if len(alone) == 1 and origin.enlarges(alone[0]):
                 middle = list(plan)[len(plan) // 2]
                 seen, part, known = self._seen(picture, middle, z, last, first)
@@ -117,7 +118,7 @@ class Sampling:
                 seen, part, known = self._seen(picture, window, z, last, first)
                 own = weights if maps is None else Weights(weights.experts, cut(maps, window))
                 here = origin.at(window.top, window.left, plan.height, plan.width)
-                out = composed_estimate(self.denoiser, seen, own, part, ts[step], step, known, self.told, here)
+                out = composed_estimate(self.denoiser, seen, own, part, ts[step], step, known, self.told, here, used)
                 blender.add(window, out.cpu())
                 done += 1
                 progress(done / (len(plan) * steps))

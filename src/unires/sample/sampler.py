@@ -53,7 +53,7 @@ def times(steps: int) -> list[float]:
 
 def composed_estimate(
     denoiser: Denoiser, conditions: Condition, weights: Weights, z: Tensor, t: float, step: int, relay: Tensor | None,
-    hints: Mapping[str, Hint] | None = None, origin: Origin | None = None,
+    hints: Mapping[str, Hint] | None = None, origin: Origin | None = None, used: Sequence[int] | None = None,
 ) -> Tensor:
     """x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k). The experts of the step run as one batch, or as
     several where pictures are large (AT_ONCE); `keep` runs nothing. Where all of them see the relay, they see nothing
@@ -61,8 +61,9 @@ def composed_estimate(
 
     conditions: `Conditions`, or another function of a condition's name and the relay. hints: what a task's
     experts are told of its degradation; a task that is not named is told nothing. origin: what the photo was made
-    from, where that is known: an expert that works alone is kept to it (`Origin.keep`)."""
-    used = weights.active(step)
+    from, where that is known: an expert that works alone is kept to it (`Origin.keep`). used: the experts that count
+    in this step, where that is settled for a larger picture than this part of it."""
+    used = weights.active(step) if used is None else used
     networks = [k for k in used if weights.experts[k].task != KEEP]
     if relay is not None and networks and all(weights.experts[k].condition == "relay" for k in networks):
         # what z holds of the estimate before, they are shown without noise: they start afresh, at t = 1
@@ -84,7 +85,7 @@ def composed_estimate(
         parts[k] = origin.keep(weights.experts[k], parts[k], seen[k])
     total = torch.zeros_like(z)
     for k in used:
-        total += weights.at(step, k, size).to(z) * parts[k]
+        total += weights.at(step, k, size, used).to(z) * parts[k]
     return total
 
 
