@@ -227,6 +227,17 @@ def test_a_known_interval() -> None:
     assert (found.value - found.half, found.value + found.half) == pytest.approx((0.03, 41.84), abs=0.02)
 
 
+def test_mixtures_of_one_photo_are_no_independent_ones() -> None:
+    """However many there are, they make nothing surer than their photo is."""
+    photos = [1.0, 2.0, 4.0]
+    once = measures.mean_by_photo(enumerate(photos))
+    many = measures.mean_by_photo((i, v + d) for i, v in enumerate(photos) for d in (-0.5, 0, 0.5) * 10)
+    assert once == measures.mean_interval(photos)
+    assert (many.value, many.half, many.count) == pytest.approx((once.value, once.half, 3))
+    assert measures.mean_interval([v + d for v in photos for d in (-0.5, 0, 0.5) * 10]).half < once.half / 5
+    assert measures.mean_by_photo([(0, 1.0), (0, math.nan), (1, math.nan)]).count == 1
+
+
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 23, 100])
 def test_quantiles_of_student(freedom: int) -> None:
     stats = pytest.importorskip("scipy.stats")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from unires.bench import oracle
-from unires.bench.measures import mean_interval
+from unires.bench.measures import mean_by_photo
 from unires.bench.named import FIVE, KEYS, Scope
 from unires.bench.report import Results, Table, overview, plain, signed
 from unires.bench.run import Bench, Row
@@ -57,19 +58,21 @@ def _one_step(bench: Bench, scope: Scope, sets: list[PhotoSet], grams: oracle.Gr
         "the same weight for all": fixed(*KEYS),
     }
     variants |= {f"{key} alone": fixed(key) for key in KEYS}
-    scores = {
-        name: [oracle.psnr_of(g, w) for found in grams.values() for w in [choose(found)] for g in found]
-        for name, choose in variants.items()
-    }
+
+    def scored(found: list[Tensor], choose: Choice) -> list[tuple[int, float]]:
+        w = choose(found)
+        return [(i, oracle.psnr_of(g, w)) for i, g in enumerate(found)]  # all recipes have the same photos
+
     each = best_of(*KEYS)
+    scores = {name: [v for found in grams.values() for v in scored(found, c)] for name, c in variants.items()}
     scores["the best weights for each photo"] = [
-        oracle.psnr_of(g, each([g])) for found in grams.values() for g in found
+        (i, oracle.psnr_of(g, each([g]))) for found in grams.values() for i, g in enumerate(found)
     ]
     table = Table("Ablations on mixtures, one step", ["weights", "mean PSNR", "less than all"])
     whole = scores[next(iter(variants))]
     for name, own in scores.items():
-        gap = mean_interval([a - b for a, b in zip(own, whole, strict=True)])
-        table.rows.append([name, plain(mean_interval(own)), "-" if own is whole else signed(gap)])
+        gap = mean_by_photo((i, a - b) for (i, a), (_, b) in zip(own, whole, strict=True))
+        table.rows.append([name, plain(mean_by_photo(own)), "-" if own is whole else signed(gap)])
     table.notes += [
         scope.note(bench, sets), "Weights are chosen for each recipe with the truth at hand.",
         "Weights that need not sum to one: what is left of one goes to the photo's mean colour, so that none gets "
@@ -94,10 +97,8 @@ def _sampled(bench: Bench, scope: Scope, sets: list[PhotoSet], grams: oracle.Gra
             "; ".join(oracle.text_of(KEYS[:-1], v) for v in falling) + f" [steps={STEPS}]": f"{STEPS}, falling",
             f"{oracle.text_of(KEYS[:-1], alone)} [steps={STEPS}]": f"{STEPS}, the best single expert",
         }
-    rows: list[Row] = []
-    for row in bench.run(few, lambda s: list(texts[s.name])):
-        label = texts[row["set"]].get(row["method"], row["method"])
-        rows.append({**row, "set": "mixtures", "photo": f"{row['set']} {row['photo']}", "method": label})
+    found_rows = bench.run(few, lambda s: list(texts[s.name]))
+    rows = _by_photo([{**row, "method": texts[row["set"]].get(row["method"], row["method"])} for row in found_rows])
     results = Results(rows)
     table = Table("The best weights a recipe, sampled", ["steps", "PSNR", "less than one step", "SSIM", "LPIPS"])
     for name in dict.fromkeys(row["method"] for row in rows):
@@ -105,5 +106,21 @@ def _sampled(bench: Bench, scope: Scope, sets: list[PhotoSet], grams: oracle.Gra
         gap = "-" if name == "1" else signed(results.gain("mixtures", name, "1"))
         table.rows.append([name, plain(results.mean("mixtures", name)), gap, f"{ssim:.4f}",
                            "-" if lpips != lpips else f"{lpips:.4f}"])
-    table.notes += [scope.note(bench, few), "Over all photos of all mixtures; without `keep`."]
+    table.notes += [scope.note(bench, few), "Over photos, each one's mean over all mixtures; without `keep`."]
     return [table, overview(results, "All measures")]
+
+
+def _by_photo(rows: Sequence[Row]) -> list[Row]:
+    """For each method and photo one row with its means over all mixtures; failures as they are."""
+    own: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        own.setdefault((row["method"], row["photo"]), []).append(row)
+    out: list[Row] = []
+    for (method, photo), some in own.items():
+        good = [row for row in some if "error" not in row]
+        numbers = {k for row in good for k, v in row.items() if isinstance(v, float | int)}
+        means = {k: statistics.fmean(row[k] for row in good if k in row) for k in numbers}
+        head = {"set": "mixtures", "photo": photo, "method": method}
+        out += [{**means, **head}] if good else []
+        out += [{**row, "set": "mixtures"} for row in some if "error" in row]
+    return out

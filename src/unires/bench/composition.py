@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from unires.bench import oracle
-from unires.bench.measures import mean_interval
+from unires.bench.measures import mean_by_photo, mean_interval
 from unires.bench.named import FIVE, KEYS, Scope
 from unires.bench.report import Results, Table, overview, plain, signed
 from unires.bench.run import Bench, Row
@@ -79,17 +79,18 @@ def _best(results: Results, photo_set: str, label: str, candidates: Sequence[str
 
 
 def _differences(results: Results, sets: Sequence[PhotoSet], searched: Sequence[str]) -> Table:
-    """Over all photos of all recipes, so that the interval says how sure the mean is; and the worst recipe."""
+    """Over all photos, each one's mean over all recipes, so that the interval says how sure the mean is; and the worst
+    recipe."""
     table = Table("Router with maps and relay, less ...", ["method", "mean dB", "worst recipe", "there"])
     for against in ("input", "best single", "blind", "best chain", *searched, "scalars", "maps", "best a recipe"):
-        gaps: list[float] = []
+        gaps: list[tuple[str, float]] = []
         worst = (math.inf, "")
         for s in sets:
             gain = results.gain(s.name, "maps and relay", against)
             ours, theirs = results.values(s.name, "maps and relay"), results.values(s.name, against)
-            gaps += [ours[p] - theirs[p] for p in ours if p in theirs]
+            gaps += [(p, ours[p] - theirs[p]) for p in ours if p in theirs]
             worst = min(worst, (gain.value, s.name))
-        table.rows.append([against, signed(mean_interval(gaps)), f"{worst[0]:+.2f}", worst[1]])
+        table.rows.append([against, signed(mean_by_photo(gaps)), f"{worst[0]:+.2f}", worst[1]])
     return table
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,16 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Mean:
         return Mean(mean, math.nan, n)
     spread = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (n - 1))
     return Mean(mean, student_quantile((1 + confidence) / 2, n - 1) * spread / math.sqrt(n), n)
+
+
+def mean_by_photo(values: Iterable[tuple[object, float]]) -> Mean:
+    """Of (photo, value) pairs, several a photo: the mean over photos of each one's own mean, and the interval around
+    it. Ten mixtures of one photo are no ten independent ones: what is hard about it is hard in all."""
+    own: dict[object, list[float]] = {}
+    for photo, value in values:
+        if not math.isnan(value):
+            own.setdefault(photo, []).append(value)
+    return mean_interval([math.fsum(v) / len(v) for v in own.values()])
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Mean:
