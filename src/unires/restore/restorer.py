@@ -303,7 +303,8 @@ class Restorer:
         in how many tiles they did."""
         *_, height, width = picture.shape
         steps = reading.cleaning
-        clean = Sampling(self.denoiser, self.device, reading.weights.first(steps), steps, reading.told, tile=tile)
+        clean = Sampling(self.denoiser, self.device, reading.weights.first(steps), steps, reading.told, tile=tile,
+                         origin=reading.origin)  # fmt: skip
         store = _store(height, width)
         return store, clean(picture, store.put, progress)
 
