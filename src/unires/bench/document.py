@@ -37,8 +37,9 @@ Written by `{command}`; the figures are from the runs named below each heading, 
 - No photo of these was trained on. Three choices were made after seeing some of them, and are told where they were made
   (`docs/training.md`, `docs/method.md`): the camera noise trained on, after the real noise pairs; how the router takes
   what is soft in camera files, after these too and once after the table of mixtures; and by which kernels a photo may
-  have been reduced, after the real zoom pairs. Their tables are no test of these choices. Where weights were chosen with the truth at hand ("best a recipe", "a photo"), the
-  table says so: those are ceilings, not results.
+  have been reduced, after the real zoom pairs. Their tables are no test of these choices.
+- Where weights were chosen with the truth at hand ("best a recipe", "a photo"), the table says so: those are ceilings,
+  not results.
 """
 
 
