@@ -82,6 +82,10 @@ def test_the_search_run_counts_winners_and_is_resumed(routed: str, data: Path, t
     assert 1 <= len(frequent) <= 8 and sum(int(n) for _, n in frequent) <= len(TUNING)
     assert [row[1] for row in cost] == ["1", "5", "1,512"]
     assert run() == (frequent, cost)  # the seconds too: nothing was searched again
+    for timed, tables in ((False, 1), (True, 2)):
+        store = Store(tmp_path / "other.jsonl")
+        bench = Bench(Ours(routed, "cpu", "float32"), store, timed=timed, log=lambda line: None)
+        assert len(searching(bench, Scope(data, photos=1, crop=48))) == tables
 
 
 def test_a_chain_is_one_after_the_other(model: str, data: Path) -> None:

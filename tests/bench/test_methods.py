@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from unires.bench import methods, sets
+from unires.bench import code, methods, sets
 from unires.bench.interface import NotApplicable
 from unires.bench.methods import Ours, model_hash, open_method
+from unires.compose.weights import Weights
 from unires.denoise.checkpoint import load_denoiser
 from unires.errors import UniresError
 from unires.restore.restorer import Restorer
@@ -59,14 +60,34 @@ def test_versions_follow_the_weights(model: str, tmp_path: Path) -> None:
         model_hash(str(copy))
 
 
-def test_what_the_router_decides_is_of_its_code_too(
-    model: str, noise: sets.PhotoSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours = Ours(model, "cpu", "float32")
-    default, blind = (open_method(name, noise, ours).version for name in ("default", "blind"))
-    monkeypatch.setattr(methods, "deciding_code", lambda: "other")
-    assert open_method("default", noise, ours).version != default
-    assert open_method("blind", noise, ours).version == blind
+def test_a_result_is_of_its_code_too(model: str, noise: sets.PhotoSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, names = Ours(model, "cpu", "float32"), ("default", "blind", "expert", "chain:denoise>dejpeg")
+    before = [open_method(name, noise, ours).version for name in names]
+    monkeypatch.setattr(methods, "code_hash", lambda: "other")
+    after = [open_method(name, noise, ours).version for name in names]
+    assert all(a != b for a, b in zip(before, after, strict=True))
+
+
+def test_code_is_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what is said of it."""
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(code, "__file__", str(tmp_path / "bench" / "code.py"))
+    found = []
+    for text in ('"""Says."""\nx = 1\n', "# Says more.\nx = 1\n", "x = 2\n"):
+        (tmp_path / "a" / "b.py").write_text(text)
+        code.code_hash.cache_clear()
+        found.append(code.code_hash("a"))
+    code.code_hash.cache_clear()
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_file_of_weights_may_be_another_tomorrow(model: str, noise: sets.PhotoSet, tmp_path: Path) -> None:
+    ours, path, versions = Ours(model, "cpu", "float32"), tmp_path / "w.json", []
+    for text in ("blind", "denoise"):
+        path.write_text(Weights.parse(text, ours.tasks).as_json())
+        versions.append(open_method(str(path), noise, ours).version)
+    assert versions[0] != versions[1]
 
 
 @pytest.mark.parametrize(

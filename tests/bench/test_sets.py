@@ -70,7 +70,18 @@ def test_crops_and_fewer_photos(data: Path) -> None:
     small = whole.fewer(1, 32)
     assert [e.photo for e in small.files] == ["clean0"]
     assert small.load(0).lq.shape == (1, 3, 32, 32)
-    assert small.definition != whole.definition
+    assert small.definition(0) != whole.definition(0) != whole.definition(1)
+
+
+def test_another_file_of_that_name_is_another_photo(data: Path, tmp_path: Path) -> None:
+    entry = by_name("singles", data)["noise 25"].files[0]
+    copies = []
+    for folder, more in (("a", b""), ("b", b""), ("a", b"x")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        path = tmp_path / folder / entry.path.name
+        path.write_bytes(entry.path.read_bytes() + more)
+        copies.append(sets.PhotoSet("mine", files=(sets.Entry(entry.photo, path),)).definition(0))
+    assert len(set(copies)) == 3
 
 
 def test_real_pairs(data: Path) -> None:

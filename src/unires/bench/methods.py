@@ -15,14 +15,13 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
-from unires import compose
 from unires.bench import peers, programs
+from unires.bench.code import code_hash
 from unires.bench.interface import Answer, Method, NotApplicable
 from unires.bench.sets import Case, PhotoSet
 from unires.compose.experts import KEEP
@@ -64,8 +63,9 @@ class Ours:
 
     @property
     def version(self) -> str:
-        """Of the weights in use: their hash and the number type that they are computed in."""
-        return f"{model_hash(self.model)}-{self.restorer.denoiser.facts.number_type}"
+        """Of the weights in use and of what is done with them: the weights' hash, the number type that they are
+        computed in, and the code's hash."""
+        return f"{model_hash(self.model)}-{self.restorer.denoiser.facts.number_type}-{code_hash()}"
 
     def method(self, name: str, text: str | None, dials: dict[str, float]) -> Method:
         """text: weights, or None for the default."""
@@ -82,10 +82,9 @@ class Ours:
             out = restorer.pixels(case.lq, **own)
             return Answer(out, restorer.report.passes * restorer.report.tiles * views)
 
-        # what stands behind `expert` and `default` may change with the code as well as with the model
         meaning = "" if text and name.startswith(text) else f"-{weights}"
-        if text is None:
-            meaning += f"-{deciding_code()}"
+        if text and text.endswith(".json"):
+            meaning += f"-{hashlib.sha256(Path(text).read_bytes()).hexdigest()[:6]}"  # the file may be another tomorrow
         return Method(name, run, f"{self.version}{exact * '-exact'}{meaning}")
 
     def chain(self, name: str, experts: list[str]) -> Method:
@@ -142,13 +141,6 @@ def model_hash(folder: str | None) -> str:
     from unires.denoise.checkpoint import digest
 
     return digest(None if folder is None else Path(folder))[:10]
-
-
-@functools.cache
-def deciding_code() -> str:
-    """Six hexadecimal digits of the digest of the code that reads photos and chooses weights."""
-    files = sorted(Path(compose.__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:6]
 
 
 DIALS = ("steps", "fidelity", "seed", "exact", "maps", "ensemble")

@@ -97,7 +97,7 @@ def collect(bench: Bench, photo_set: PhotoSet, experts: Sequence[str], singles: 
     grams = []
     names = [e for e in experts if e not in (KEEP, MEAN)]
     for index, entry in enumerate(photo_set.files):
-        base: Row = {"set": photo_set.name, "definition": photo_set.definition, "photo": entry.photo}
+        base: Row = {"set": photo_set.name, "definition": photo_set.definition(index), "photo": entry.photo}
         key: Row = {**base, "method": f"oracle {','.join(experts)}", "version": bench.ours.version}
         own: list[Row] = [{**base, "method": e, "version": bench.ours.version} for e in names if singles]
         known = bench.store.rows.get(key_of(key))

@@ -142,8 +142,8 @@ class Bench:
         rows = []
         for method in tuple(methods):
             row: Row = {
-                "set": photo_set.name, "definition": photo_set.definition, "photo": photo_set.files[index].photo,
-                "method": method.name, "version": method.version,
+                "set": photo_set.name, "definition": photo_set.definition(index),
+                "photo": photo_set.files[index].photo, "method": method.name, "version": method.version,
             }
             known = self.store.rows.get(key_of(row))
             if known is not None and not self.lacks(known):
@@ -207,7 +207,7 @@ def run_methods(bench: Bench, sets: Sequence[PhotoSet], names: dict[str, tuple[s
 
 def _error(photo_set: PhotoSet, method: str, version: str, reason: str) -> Row:
     return {
-        "set": photo_set.name, "definition": photo_set.definition, "photo": "", "method": method, "version": version,
+        "set": photo_set.name, "definition": "", "photo": "", "method": method, "version": version,
         "error": reason,
     }
 

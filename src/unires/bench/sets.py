@@ -30,9 +30,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 from torch import Tensor
 
+from unires.bench.code import code_hash
 from unires.degrade import kernels, operators, recipes, resample
 from unires.degrade.recipe import Recipe
 from unires.errors import OptionError, UniresError, nearest, shown
@@ -73,8 +75,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos and what is done to them. `definition` identifies it in the results: another recipe, seed, crop or list
-    of files is another set. `missing` says why it can't be used, "" if it can."""
+    """Photos and what is done to them. `missing` says why it can't be used, "" if it can."""
 
     name: str
     kind: str = "plain"
@@ -86,9 +87,11 @@ class PhotoSet:
     missing: str = ""
     note: str = ""
 
-    @property
-    def definition(self) -> str:
-        parts = [self.kind, self.recipe, self.seed, self.crop]
+    def definition(self, index: int) -> str:
+        """Identifies what is made of a photo in the results: another recipe, seed, crop or file is another one."""
+        entry = self.files[index]
+        files = [[p.parent.name, p.name, p.stat().st_size] for p in (entry.path, entry.true) if p is not None]
+        parts = [self.kind, self.recipe, self.seed, self.crop, files]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
     def fewer(self, photos: int, crop: int) -> PhotoSet:
@@ -190,7 +193,8 @@ def entries(pairs: Sequence[tuple[Path, Path | None]]) -> tuple[Entry, ...]:
 
 
 def _digest(path: Path, recipe: Recipe, seed: int, crop: int) -> str:
-    parts = [path.stat().st_size, path.parent.name, str(recipe), seed, crop, torch.__version__]
+    versions = [torch.__version__, PIL.__version__, code_hash("degrade")]
+    parts = [path.stat().st_size, path.parent.name, str(recipe), seed, crop, *versions]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -20,9 +20,9 @@ def remaining_harm(router: Router) -> Quality:
     what a network invents."""
 
     def quality(pictures: Tensor) -> Tensor:
-        judged: Judgement = router.report(router.report.see(pictures))
+        judged: Judgement = router.report(router.report.see(pictures.to(router.report.mean)))
         left = (judged.presence.sigmoid() * 10 ** (judged.harm * HARM_UNIT / 10)).sum(dim=1)
         error: Tensor = left + INVISIBLE
-        return -10 * error.log10()
+        return -10 * error.log10().to(pictures)
 
     return quality
