@@ -48,6 +48,14 @@ def test_without_recursive_inner_folders_are_left(photos: Path, tmp_path: Path) 
     assert [i.name for i in chosen] == ["photo01.jpg"]
 
 
+def test_what_a_mac_keeps_beside_photos_is_no_photo(photos: Path, tmp_path: Path) -> None:
+    (photos / "._photo01.jpg").write_bytes(b"\0\5\x16\7")
+    (photos / "inner" / "._photo00.png").write_bytes(b"\0\5\x16\7")
+    (photos / ".hidden.png").write_bytes((photos / "photo02.png").read_bytes())
+    assert restore(photos, tmp_path / "out").count("done") == 8
+    assert list(folder.results(["a/._b.jpg", "a/b.jpg", "a_._b.jpg"], ["*.jpg"], "")) == ["a/b.jpg", "a_._b.jpg"]
+
+
 def test_a_second_run_does_nothing(photos: Path, tmp_path: Path) -> None:
     restore(photos, tmp_path / "out")
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.png")}

@@ -91,7 +91,8 @@ def results(names: Iterable[str], include: Sequence[str], extension: str) -> dic
         path = PurePosixPath(name)
         ending = path.suffix.lower()
         wanted = any(fnmatch(path.name, p) for p in include) if include else ending in FORMATS or ending in WRITTEN_AS
-        if not wanted or path.name == JOURNAL or RECORDS in path.parts:
+        # "._" begins what a Mac keeps beside a photo on a card: its notes, under the photo's ending
+        if not wanted or path.name.startswith("._") or path.name == JOURNAL or RECORDS in path.parts:
             continue
         other = extension or WRITTEN_AS.get(ending)
         result = str(path.with_suffix(other)) if other else name
