@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from album import digests, make_photos
+from album import command, digests, make_photos
 from PIL import Image
 
+from unires.doors.cli import main
 from unires.errors import OptionError, UniresError
 from unires.jobs import folder
 from unires.jobs.journal import NAME, Journal
@@ -148,6 +149,19 @@ def test_fail_fast_stops_where_results_cannot_be_written(
 def test_a_dry_run_writes_nothing(photos: Path, tmp_path: Path) -> None:
     report = restore(photos, tmp_path / "out", dry_run=True)
     assert report.count("planned") == 7 and not (tmp_path / "out").exists()
+
+
+def test_odd_names_are_told_in_one_line(
+    photos: Path, tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / os.fsdecode(b"caf\xe9\n\x1b[2J.png")).write_bytes((photos / "photo02.png").read_bytes())
+    (photos / "new\nline.png").touch()
+    words = command(photos, tmp_path / "out", tiny_folder)
+    assert main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 10 and "\x1b" not in said and "'caf\\udce9\\n\\x1b[2J.png': planned\n" in said
+    assert main(words) == 1
+    assert capsys.readouterr().err.startswith("'new\\nline.png': ")
 
 
 def test_links_lead_nowhere(photos: Path, tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> None:
     bar.close()
     for outcome in report.outcomes:
         if outcome.status == "failed":
-            print(f"{outcome.name}: {outcome.reason}", file=sys.stderr)
+            print(f"{shown(outcome.name)}: {outcome.reason}", file=sys.stderr)
         elif args.dry_run:
-            print(f"{outcome.name}: {outcome.status}")
+            print(f"{shown(outcome.name)}: {outcome.status}")
     if args.report:
         try:
             Path(args.report).write_text(json.dumps(report.data(), indent=2) + "\n")
