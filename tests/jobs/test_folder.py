@@ -129,6 +129,31 @@ def test_bad_files_are_listed_and_the_rest_is_done(photos: Path, tmp_path: Path)
     assert digests(tmp_path / "out").keys() == digests(photos).keys() - set(failed)
 
 
+PIPES = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_folder import restore
+source, target = Path({source!r}), Path({target!r})
+for _ in range(2):
+    report = restore(source, target)
+    failed = {{o.name: o.reason for o in report.outcomes if o.status == "failed"}}
+    assert failed["pipe.png"] == f"'{{source / 'pipe.png'}}' is not a regular file."
+    (target / "photo02.png").unlink()
+    os.mkfifo(target / "photo02.png")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_named_pipes_are_not_waited_for(photos: Path, tmp_path: Path) -> None:
+    os.mkfifo(photos / "pipe.png")
+    code = PIPES.format(tests=str(Path(__file__).parent), source=str(photos), target=str(tmp_path / "out"))
+    helpers = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    # a process of its own, as a thread that waits for a pipe can't be stopped
+    job = subprocess.run([sys.executable, "-c", code], env={**os.environ, **helpers}, timeout=60, check=False)
+    assert job.returncode == 0
+
+
 def test_fail_fast_stops(photos: Path, tmp_path: Path) -> None:
     (photos / "a-bad.png").touch()
     report = restore(photos, tmp_path / "out", fail_fast=True)

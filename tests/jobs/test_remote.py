@@ -177,6 +177,16 @@ def test_names_that_lead_out_are_refused(photos: Path, tmp_path: Path, settings:
     assert not (tmp_path / "x.png").exists() and not (tmp_path / "deep").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_named_pipe_has_no_stamp(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    code = "import sys; from unires.jobs.places import Folder; Folder(sys.argv[1]).stamp('pipe.png')"
+    environment = os.environ | {"PYTHONPATH": str(Path(unires.__file__).parents[1])}
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    job = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert job.stderr.endswith(f"'{tmp_path / 'pipe.png'}' is not a regular file.\n")
+
+
 def test_settings_follow_the_content_of_files(tmp_path: Path, settings: Settings) -> None:
     settings.options["weights"] = str(tmp_path / "w.json")
     with pytest.raises(UniresError, match="can't be read"):

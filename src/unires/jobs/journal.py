@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,11 @@ RECORDS = ".unires-journal"  # a folder, where many machines write: a file can't
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
+    """SHA-256 of a file's bytes, in hexadecimal. Raises OSError, and UniresError for what is no regular file."""
+    kind = path.stat().st_mode
+    # to open a named pipe would wait for ever; what a folder is called, opening it tells
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise UniresError(f"{shown(path)} is not a regular file.")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -93,7 +98,7 @@ class Journal:
             return False
         try:
             return output.name == Path(entry.output).name and digest_of_file(output) == entry.output_digest
-        except OSError:
+        except (OSError, UniresError):
             return False
 
     def add(self, entry: Entry) -> None:
