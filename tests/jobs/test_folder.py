@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from album import command, digests, make_photos
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from unires.doors.cli import main
 from unires.errors import OptionError, UniresError
@@ -169,6 +169,16 @@ def test_fail_fast_stops_where_results_cannot_be_written(
     monkeypatch.setattr(folder, "write_photo", full)
     report = restore(photos, tmp_path / "out", fail_fast=True)
     assert 1 <= report.count("failed") <= 2 and report.count("done") == 0  # one is restored while one is written
+
+
+def test_a_photo_that_its_format_has_no_room_for_is_one_failure(photos: Path, tmp_path: Path) -> None:
+    most = TiffImagePlugin.IFDRational(2**32 - 1)  # pixels a centimetre; in inches they are more
+    with Image.open(photos / "photo02.png") as image:
+        image.save(photos / "absurd.tif", tiffinfo={282: most, 283: most, 296: 3})
+    report = restore(photos, tmp_path / "out")
+    (failed,) = [o for o in report.outcomes if o.status == "failed"]
+    assert failed.name == "absurd.tif" and "cannot be written: the photo carries a number" in failed.reason
+    assert report.count("done") == 7
 
 
 def test_a_dry_run_writes_nothing(photos: Path, tmp_path: Path) -> None:

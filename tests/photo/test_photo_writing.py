@@ -204,6 +204,37 @@ def test_one_wrong_bit_in_a_lossless_file_is_noticed(
         write_photo(uncompressed, tmp_path / "photo.tif")
 
 
+@pytest.mark.parametrize("name", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("dpi", [1e11, -5.0, float("nan"), float("inf")])
+def test_numbers_that_a_format_has_no_room_for(tmp_path: Path, photo: Photo, name: str, dpi: float) -> None:
+    path = tmp_path / f"photo.{name}"
+    try:
+        write_photo(photo.replace(dpi=(dpi, dpi)), path)
+    except PhotoError as error:
+        assert str(error).startswith(f"'{path}' cannot be written: ") and str(error).endswith(".")
+        assert not list(tmp_path.iterdir())
+    else:  # left out, or the nearest that there is room for
+        assert name != "tif" and read_photo(path).width == 30
+
+
+@pytest.mark.parametrize("kind", [OSError, SyntaxError, RuntimeError, ValueError])
+@pytest.mark.parametrize("where", ["filler", "file"])
+def test_what_encoders_raise_is_one_sentence(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], where: str
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise kind("encoder error -2,\nwhile writing.")
+
+    if where == "filler":
+        monkeypatch.setattr(encode_module, "filler", refuse)
+    else:  # as of tifffile, "data too large for non-BigTIFF file"
+        monkeypatch.setattr(encode_module.tiff, "encode", refuse)
+    told = "oserror" if where == "file" and kind is OSError else "encoder error -2, while writing"
+    with pytest.raises(PhotoError, match=rf"cannot be written: {told}\.$"):
+        write_photo(photo, tmp_path / "photo.tif")
+    assert not list(tmp_path.iterdir())
+
+
 def test_folders_that_are_none(tmp_path: Path, photo: Photo) -> None:
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "folder.png").mkdir()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,6 +50,9 @@ _NAMES = {
     "heif": "HEIC",
 }
 _LARGEST_SIDE = {"JPEG": 65_500, "PNG": 2**31 - 1, "WEBP": 16_383, "TIFF": 2**31 - 1, "AVIF": 65_536, "HEIC": 65_536}
+# What libraries raise where a format has no room for something: Pillow the first two too, imagecodecs and pillow-heif
+# the third. What the disk refuses is a PhotoError by then.
+_ENCODERS_RAISE = (OSError, SyntaxError, RuntimeError, ValueError)
 
 _READERS: dict[str, Callable[[BinaryIO, codecs.CheckSize], codecs.Decoded]] = {
     "JPEG": codecs.read_jpeg,
@@ -138,14 +142,17 @@ def write_photo(
             return
         carried = encode.fitted(photo, target, values)
         fill = encode.filler(carried, target, values, quality)
+        write_atomically(path, fill, verify=lambda p: _verify(p, path, target, depth, values), overwrite=overwrite)
     except PhotoError:
         raise
     except MemoryError as error:
         raise PhotoError(f"There is not enough memory to write {shown(path)}.") from error
-    except ValueError as error:
-        raise PhotoError(f"{shown(path)} cannot be written: {str(error).rstrip('.')}.") from error
-
-    write_atomically(path, fill, verify=lambda p: _verify(p, path, target, depth, values), overwrite=overwrite)
+    except (struct.error, ArithmeticError) as error:
+        reason = "the photo carries a number, such as a resolution, that the format has no room for"
+        raise PhotoError(f"{shown(path)} cannot be written: {reason}.") from error
+    except _ENCODERS_RAISE as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise PhotoError(f"{shown(path)} cannot be written: {reason}.") from error
 
 
 def check_output(
