@@ -241,6 +241,36 @@ def test_what_a_killed_job_was_writing_is_swept_up(photos: Path, tmp_path: Path)
     assert digests(tmp_path / "out").keys() == digests(photos).keys()
 
 
+WRITER = """
+import sys
+from pathlib import Path
+from unires.photo.atomic import write_atomically
+def slowly(file):
+    file.write(b"half, ")
+    file.flush()
+    print("writing", flush=True)
+    sys.stdin.readline()
+    file.write(b"whole")
+write_atomically(Path(sys.argv[1]), slowly)
+"""
+
+
+def test_what_another_process_is_writing_is_not_swept_up(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    out = tmp_path / "out"
+    restore(photos, out)
+    helpers = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    words = [sys.executable, "-c", WRITER, str(out / "another.txt")]
+    writer = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **helpers})
+    assert writer.stdout is not None and writer.stdout.readline()
+    (out / ".unires-0123456789abcdef.part").write_bytes(b"of a killed process")
+    folder.sweep([out])
+    assert len(list(out.glob(".unires-*.part"))) == 1
+    writer.communicate(b"\n", timeout=60)
+    assert writer.returncode == 0 and (out / "another.txt").read_bytes() == b"half, whole"
+    assert not list(out.glob(".unires-*.part"))
+
+
 def test_two_jobs_at_once_are_refused(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with Journal(tmp_path / "out").held(), pytest.raises(UniresError, match="Another job"):

@@ -151,6 +151,33 @@ except PhotoError as error:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_temporary_file_swept_up_before_it_is_locked(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    lock, swept = fcntl.flock, []
+
+    def meanwhile(handle: int, how: int) -> None:
+        if not swept:
+            swept.append(how)
+            atomic_module.sweep(tmp_path)
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    write_photo(photo, tmp_path / "photo.png")
+    assert swept and [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_without_locks_files_are_written_and_swept_up_too(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    (tmp_path / ".unires-0123456789abcdef.part").write_bytes(b"half")
+    write_photo(photo, tmp_path / "photo.png")
+    atomic_module.sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("name", ["png", "tif"])
 def test_interrupted_at_any_moment(

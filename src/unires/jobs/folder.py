@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -14,8 +14,8 @@ from typing import Any, Literal
 from unires.errors import OptionError, UniresError, shown
 from unires.jobs.journal import NAME as JOURNAL
 from unires.jobs.journal import RECORDS, Entry, Journal, digest_of_file, digest_of_settings
-from unires.photo import Photo, check_output, read_photo, write_photo
-from unires.photo.atomic import TEMPORARY, why
+from unires.photo import Photo, atomic, check_output, read_photo, write_photo
+from unires.photo.atomic import why
 from unires.photo.files import FORMATS
 from unires.photo.plugins import WRITTEN_AS
 
@@ -193,9 +193,7 @@ def run(
 def sweep(folders: Iterable[Path]) -> None:
     """Remove what a killed job was still writing, in the folders that results go to."""
     for place in folders:
-        for part in place.glob(TEMPORARY):
-            with suppress(OSError):
-                part.unlink()
+        atomic.sweep(place)
 
 
 def _load(item: Item, journal: Journal | None, key: str, dry_run: bool) -> tuple[str, Photo | None]:
