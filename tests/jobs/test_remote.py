@@ -85,6 +85,27 @@ def test_bad_photos_are_listed_and_the_rest_is_done(photos: Path, tmp_path: Path
     assert stopped.count("failed") == 1 and stopped.total == 9 and len(stopped.outcomes) < 9
 
 
+@pytest.mark.parametrize("way", ["plain", "records"])
+def test_a_result_too_large_for_its_format_is_refused_before_the_work(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    def work(photo: Photo, share: folder.Share) -> Photo:
+        raise AssertionError("restored in vain")
+
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (5000, 2)).save(tmp_path / "in" / "wide.webp")
+    settings.options["scale"] = 4
+    monkeypatch.setattr(Settings, "load", lambda _: work)
+    goes = tmp_path / "out"
+    if way == "plain":
+        report = remote.restore_all(str(tmp_path / "in"), str(goes), settings)
+    else:
+        report = run(tmp_path / "in", goes, settings)
+    assert [o.reason for o in report.outcomes] == [
+        "WebP holds at most 16,383 pixels a side, the picture has 20000 x 8."
+    ]
+
+
 def test_a_dry_run_writes_nothing(photos: Path, tmp_path: Path, settings: Settings) -> None:
     assert run(photos, tmp_path / "out", settings, dry_run=True).count("planned") == 7
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -122,12 +123,14 @@ def run(
     fail_fast: bool = False,
     dry_run: bool = False,
     encode: dict[str, Any] | None = None,
+    scale: float = 1,
     progress: Callable[[int, int, str, float], None] | None = None,
 ) -> FolderReport:
     """Restore all items into `target`; goes on past photos that fail, unless `fail_fast`.
 
     restore: from photo to photo, with a callback for the share done. settings: everything besides the photo that its
-    result depends on, the model's digest too. encode: what `write_photo` takes. progress(done, total, name, share).
+    result depends on, the model's digest too. encode: what `write_photo` takes. scale: how many times wider and higher
+    `restore` makes a photo. progress(done, total, name, share).
     The next photo is read, and the last one is written, while one is restored, unless it is large. Results that this
     job did not write are not replaced, unless `overwrite`. Raises UniresError only for what concerns the whole job."""
     report = FolderReport(len(items))
@@ -167,7 +170,8 @@ def run(
                         settle()
                     known = journal is not None and _below(item, target) in journal.outputs
                     check_place(item.target, target)
-                    check_output(photo, item.target, overwrite=overwrite or known, **(encode or {}))
+                    size = enlarged(photo, scale)
+                    check_output(photo, item.target, size=size, overwrite=overwrite or known, **(encode or {}))
                     photo = restore(photo, _share(progress, i, len(items), item.name))
                 except UniresError as error:
                     report.outcomes.append(Outcome(item.name, "failed", _below(item, target), str(error)))
@@ -188,6 +192,11 @@ def run(
             settle()
     report.outcomes.sort(key=lambda o: o.name)
     return report
+
+
+def enlarged(photo: Photo, scale: float) -> tuple[int, int]:
+    """(width, height) of a photo's result, in pixels, rounded as `Restorer` does."""
+    return math.floor(photo.width * scale + 0.5), math.floor(photo.height * scale + 0.5)
 
 
 def sweep(folders: Iterable[Path]) -> None:

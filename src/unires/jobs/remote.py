@@ -56,7 +56,8 @@ class Record:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker is told, besides the settings that it restores by."""
+    """All that a worker is told, besides the settings that it restores by. scale: how many times wider and higher it
+    makes a photo."""
 
     source: Place
     target: Place
@@ -65,6 +66,7 @@ class Job:
     run: str
     overwrite: bool = False
     dry_run: bool = False
+    scale: float = 1
 
     def one(self, item: Item, restore: Restore) -> Outcome:
         """Restore one photo, unless that is done already; what can't be restored is an outcome, too."""
@@ -93,7 +95,7 @@ class Job:
             raise UniresError(f"{shown(item.result)} exists already and is not overwritten.")
         with self.source.fetched(item.name) as came, self.target.filled(item.result) as goes:
             photo = read_photo(came)
-            check_output(photo, goes, overwrite=replaces, **self.encode)
+            check_output(photo, goes, size=folder.enlarged(photo, self.scale), overwrite=replaces, **self.encode)
             record = Record(item.name, stamp, self.settings_digest, item.result, "", self.run, tried + 1)
             self._keep(record)  # from here on a result of that name is this job's own
             write_photo(restore(photo, _quiet), goes, overwrite=True, **self.encode)
@@ -166,7 +168,8 @@ def restore_all(
         goal = Path(target)
         items = folder.find(Path(source), goal, **found)
         restore = settings.load()
-        return folder.run(items, goal, restore, settings.data(), encode=settings.encode, **how)
+        scale = settings.options["scale"]
+        return folder.run(items, goal, restore, settings.data(), encode=settings.encode, scale=scale, **how)
     return run(place(source), place(target), settings, engine=engine, workers=workers, **found, **how)
 
 
@@ -188,7 +191,8 @@ def run(
     """The same between any two places, with a record for each photo."""
     items = find(source, target, recursive=recursive, include=include, extension=extension)
     key = digest_of_settings(settings.data())
-    job = Job(source, target, key, settings.encode, secrets.token_hex(8), overwrite, dry_run)
+    scale = settings.options["scale"]
+    job = Job(source, target, key, settings.encode, secrets.token_hex(8), overwrite, dry_run, scale)
     report, names = FolderReport(len(items)), {item.result for item in items}
     with _alone(target, dry_run):
         if not dry_run:
