@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from album import command, digests, make_photos
@@ -113,6 +114,35 @@ def test_a_folder_that_cannot_be_read(photos: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(folder, "walk", closed)
     with pytest.raises(UniresError, match="can't be read"):
         folder.find(photos, tmp_path / "out", recursive=True)
+
+
+def test_an_inner_folder_that_cannot_be_read_is_named_and_the_rest_is_done(
+    photos: Path, tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    lost, scan = photos / "inner" / "lost+found", os.scandir
+    lost.mkdir()
+
+    def closed(path: Path) -> Any:  # tests may run as root, who may read everything
+        if Path(path) == lost:
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    said = f"The folder '{lost}' can't be read: permission is denied."
+    report = restore(photos, tmp_path / "out")
+    assert (report.total, report.count("done"), report.count("failed"), report.folders) == (7, 7, 1, 1)
+    assert [o.reason for o in report.outcomes if o.status == "failed"] == [said]
+    assert restore(photos, tmp_path / "other", fail_fast=True).count("done") == 0
+    for target in (tmp_path / "plain", f"file://{tmp_path}/records"):
+        assert main(command(photos, target, tiny_folder)) == 1
+        told = capsys.readouterr()
+        assert "7 done, 1 failed." in told.out
+        assert told.err == f"'inner/lost+found': {said}\nunires: 1 folder could not be read; they are listed above.\n"
+    assert main(command(lost.parent, tmp_path / "empty", tiny_folder, "--include", "*.gif")) == 1
+    assert "1 folder could not be read" in capsys.readouterr().err
+    with pytest.raises(UniresError, match=r"'\S+lost\+found' can't be read: permission is denied\.$"):
+        folder.find(lost, tmp_path / "out", recursive=True)
 
 
 def test_bad_files_are_listed_and_the_rest_is_done(photos: Path, tmp_path: Path) -> None:

@@ -28,16 +28,19 @@ LARGE = 128 << 20  # bytes: beside a photo of so many, no other is read or writt
 
 @dataclass(frozen=True)
 class Item:
-    """One photo: its path below the input folder, where it comes from, where its result goes."""
+    """One photo: its path below the input folder, where it comes from, where its result goes. Or an inner folder that
+    can't be read, and `refused` says why."""
 
     name: str
     source: Path
     target: Path
+    refused: str = ""
 
 
 @dataclass
 class Outcome:
-    """What became of one photo; `reason` where it failed."""
+    """What became of one photo; `reason` where it failed. Without an output it is an inner folder that can't be read.
+    """
 
     name: str
     status: Status
@@ -47,13 +50,19 @@ class Outcome:
 
 @dataclass
 class FolderReport:
-    """All outcomes of a run, in the order of their names; `total` is more where the first failure stopped it."""
+    """All outcomes of a run, in the order of their names; `total`, of photos, is more where the first failure stopped
+    it."""
 
     total: int
     outcomes: list[Outcome] = field(default_factory=list)
 
     def count(self, status: Status) -> int:
         return sum(o.status == status for o in self.outcomes)
+
+    @property
+    def folders(self) -> int:
+        """How many inner folders can't be read. They are counted as failed, too."""
+        return sum(not o.output for o in self.outcomes)
 
     def data(self) -> dict[str, Any]:
         """For a JSON file."""
@@ -64,7 +73,8 @@ class FolderReport:
 def find(
     source: Path, target: Path, *, recursive: bool, include: Sequence[str] = (), extension: str = ""
 ) -> list[Item]:
-    """The photos in a folder, by name, with where each result goes: the same place below `target`.
+    """The photos in a folder, by name, with where each result goes: the same place below `target`. After them, the
+    inner folders that can't be read.
 
     include: patterns of file names, any of which will do (default: every known ending). extension: of the results, if
     not their own (or, of formats that are only read, the usual one). Raises UniresError if there are none, two would go
@@ -74,11 +84,15 @@ def find(
     inside = target.resolve()
     if inside == source.resolve():
         raise OptionError("The output folder is the input folder, and originals are never written over.")
+    refused: dict[Path, str] = {}
     try:
-        found = [path.relative_to(source).as_posix() for path in walk(source, recursive, inside)]
+        found = [path.relative_to(source).as_posix() for path in walk(source, recursive, inside, refused)]
     except OSError as error:
-        raise UniresError(f"The folder {shown(source)} can't be read: {why(error)}.") from error
+        raise UniresError(unread(source, error)) from error
     items = [Item(name, source / name, target / result) for result, name in results(found, include, extension).items()]
+    for path, said in refused.items():
+        name = path.relative_to(source).as_posix()
+        items.append(Item(name, path, target / name, said))
     if not items:
         raise UniresError(f"There is no photo in {shown(source)}.")
     return items
@@ -103,14 +117,28 @@ def results(names: Iterable[str], include: Sequence[str], extension: str) -> dic
     return photos
 
 
-def walk(source: Path, recursive: bool, avoid: Path) -> Iterator[Path]:
-    """Files in the order of their names. Linked folders are not entered: they may lead in a circle, or out."""
-    for path in sorted(source.iterdir()):
-        if path.is_dir():
-            if recursive and not path.is_symlink() and path.resolve() != avoid:
-                yield from walk(path, recursive, avoid)
-        else:
+def walk(source: Path, recursive: bool, avoid: Path, refused: dict[Path, str]) -> Iterator[Path]:
+    """Files in the order of their names. Linked folders are not entered: they may lead in a circle, or out.
+
+    Of an inner folder that can't be read (`lost+found`, a dead mount) `refused` is told, with a sentence that says why,
+    and the rest goes on. Raises OSError where `source` itself can't be read."""
+    with os.scandir(source) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        path = source / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            if recursive and path.resolve() != avoid:
+                try:
+                    yield from walk(path, recursive, avoid, refused)
+                except OSError as error:
+                    refused[path] = unread(path, error)
+        elif not (entry.is_symlink() and os.path.isdir(path)):
             yield path
+
+
+def unread(folder: Path, error: OSError) -> str:
+    """A sentence about a folder that can't be read."""
+    return f"The folder {shown(folder)} can't be read: {why(error, reading=True)}."
 
 
 def run(
@@ -133,7 +161,11 @@ def run(
     `restore` makes a photo. progress(done, total, name, share).
     The next photo is read, and the last one is written, while one is restored, unless it is large. Results that this
     job did not write are not replaced, unless `overwrite`. Raises UniresError only for what concerns the whole job."""
-    report = FolderReport(len(items))
+    closed = [Outcome(item.name, "failed", "", item.refused) for item in items if item.refused]
+    items = [item for item in items if not item.refused]
+    report = FolderReport(len(items), closed)
+    if fail_fast and closed:
+        return report
     if not dry_run:
         _make(target)
     journal = Journal(target) if target.is_dir() else None

@@ -34,11 +34,13 @@ MOST_TOGETHER = 32  # photos that go to a worker at once
 
 @dataclass(frozen=True)
 class Item:
-    """One photo: its name below the input place, its stamp there if listing told it, its result's name."""
+    """One photo: its name below the input place, its stamp there if listing told it, its result's name. Or an inner
+    folder that can't be read, and `refused` says why."""
 
     name: str
     stamp: str
     result: str
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,10 @@ def find(
         and Path(source.address).resolve() == Path(target.address).resolve()
     ):  # fmt: skip
         raise OptionError("The output is the input, and originals are never written over.")
-    stamps = dict(source.names(recursive=recursive, avoid=target))
+    refused: dict[str, str] = {}
+    stamps = dict(source.names(recursive=recursive, avoid=target, refused=refused))
     items = [Item(name, stamps[name], result) for result, name in folder.results(stamps, include, extension).items()]
+    items += [Item(name, "", "", said) for name, said in refused.items()]
     if not items:
         raise UniresError(f"There is no photo in {shown(source.address)}.")
     return items
@@ -189,11 +193,15 @@ def run(
     progress: Progress | None = None,
 ) -> FolderReport:
     """The same between any two places, with a record for each photo."""
-    items = find(source, target, recursive=recursive, include=include, extension=extension)
+    found = find(source, target, recursive=recursive, include=include, extension=extension)
+    closed = [Outcome(item.name, "failed", "", item.refused) for item in found if item.refused]
+    items = [item for item in found if not item.refused]
+    report, names = FolderReport(len(items), closed), {item.result for item in items}
+    if fail_fast and closed:
+        return report
     key = digest_of_settings(settings.data())
     scale = settings.options["scale"]
     job = Job(source, target, key, settings.encode, secrets.token_hex(8), overwrite, dry_run, scale)
-    report, names = FolderReport(len(items)), {item.result for item in items}
     with _alone(target, dry_run):
         if not dry_run:
             target.sweep(names)
@@ -208,7 +216,7 @@ def run(
             for outcome in outcomes:
                 report.outcomes.append(outcome)
                 if progress:
-                    progress(len(report.outcomes), len(items), outcome.name, 0.0)
+                    progress(len(report.outcomes) - len(closed), len(items), outcome.name, 0.0)
                 if fail_fast and outcome.status == "failed":
                     break
         if not dry_run:

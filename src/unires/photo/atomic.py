@@ -36,8 +36,10 @@ _REASONS = {
 TEMPORARY = ".unires-*.part"  # names of files that are being written
 
 
-def why(error: OSError) -> str:
-    """The cause of a failed read or write in plain words."""
+def why(error: OSError, *, reading: bool = False) -> str:
+    """The cause of a failed write, or of a failed read, in plain words."""
+    if reading and isinstance(error, PermissionError):
+        return "permission is denied"
     return _REASONS.get(error.errno or 0) or (error.strerror or type(error).__name__).lower()
 
 
