@@ -241,6 +241,32 @@ def test_links_lead_nowhere(photos: Path, tmp_path: Path) -> None:
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.parametrize("way", ["plain", "file", "link", "linked photo", "case"])
+def test_a_result_never_goes_where_a_photo_lies(
+    photos: Path, tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, way: str,
+) -> None:  # fmt: skip
+    source, target = tmp_path / "n" / "in", tmp_path / "n"
+    (source / "in").mkdir(parents=True)
+    for path in (source / "x.png", source / "in" / "x.png"):
+        path.write_bytes((photos / "photo02.png").read_bytes())
+    if way == "link":
+        (tmp_path / "link").symlink_to(target)
+        target = tmp_path / "link"
+    elif way == "linked photo":  # what a link among the photos leads to is read
+        source.joinpath("in", "x.png").rename(target / "y.png")
+        (source / "y.png").symlink_to(target / "y.png")
+    elif way == "case":  # on a Mac, or Windows
+        source.joinpath("in", "x.png").rename(source / "in" / "X.PNG")
+        monkeypatch.setattr(Path, "samefile", lambda self, other: str(self).lower() == str(other).lower())
+    before = digests(tmp_path / "n")
+    words = command(source, f"file://{target}" if way == "file" else target, tiny_folder, "--overwrite")
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.endswith(", and originals are never written over.\n")
+    assert digests(tmp_path / "n") == before
+
+
 def test_refusals(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="originals"):
         folder.find(photos, photos, recursive=False)

@@ -178,6 +178,14 @@ def test_originals_are_not_written_over(photos: Path, tmp_path: Path, way: str) 
         remote.find(place(str(photos)), place(f"file://{target}"), recursive=True)
 
 
+def test_a_result_never_goes_where_a_photo_of_a_bucket_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [("in/x.png", "1 a"), ("x.png", "1 b")]
+    monkeypatch.setattr(Bucket, "names", lambda *_, **__: iter(there))
+    with pytest.raises(OptionError, match=r"'s3://b/n/in/in/x\.png' would be written over 's3://b/n/in/x\.png'"):
+        remote.find(Bucket("s3://b/n/in"), Bucket("s3://b/n"), recursive=True)
+    assert len(remote.find(Bucket("s3://b/n/in"), Bucket("s3://b/out"), recursive=True)) == 2
+
+
 @pytest.mark.parametrize(("options", "encode", "said"), [
     ({"seed": 10**20}, {}, "seed"), ({"detail": 2}, {}, "detail"), ({}, {"quality": 500}, "quality"),
     ({}, {"bit_depth": 12}, "bit depth"),

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -78,7 +78,7 @@ def find(
 
     include: patterns of file names, any of which will do (default: every known ending). extension: of the results, if
     not their own (or, of formats that are only read, the usual one). Raises UniresError if there are none, two would go
-    to one place, or `target` is the folder itself."""
+    to one place, `target` is the folder itself, or a result would be written over one of the photos."""
     if not os.path.isdir(source):  # where Path.is_dir raises: a name too long, a folder that may not be entered
         raise UniresError(f"There is no folder {shown(source)}.")
     inside = target.resolve()
@@ -90,12 +90,44 @@ def find(
     except OSError as error:
         raise UniresError(unread(source, error)) from error
     items = [Item(name, source / name, target / result) for result, name in results(found, include, extension).items()]
+    check_originals([(item.source, item.target) for item in items])
     for path, said in refused.items():
         name = path.relative_to(source).as_posix()
         items.append(Item(name, path, target / name, said))
     if not items:
         raise UniresError(f"There is no photo in {shown(source)}.")
     return items
+
+
+def check_originals(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Refuse results that would be written over a photo that is read. pairs: (photo, where its result goes). Raises
+    OptionError.
+
+    Where the output folder holds the input folder, the result of a photo in an inner folder may go where another photo
+    lies. Folders are told apart by their numbers, as links and the case of letters give them several names."""
+    numbers: dict[Path, tuple[int, int]] = {}
+
+    def place(path: Path) -> tuple[tuple[int, int], str]:
+        if path.parent not in numbers:
+            found = os.stat(path.parent)
+            numbers[path.parent] = found.st_dev, found.st_ino
+        return numbers[path.parent], path.name.casefold()
+
+    read: dict[tuple[tuple[int, int], str], list[Path]] = {}
+    for photo, _ in pairs:
+        with suppress(OSError):  # what can't be reached is found out when it is read
+            path = Path(os.path.realpath(photo)) if os.path.islink(photo) else photo
+            read.setdefault(place(path), []).append(path)
+    for photo, result in pairs:
+        with suppress(OSError):  # a folder or file that is not there yet
+            for other in read.get(place(result), ()):
+                if other.name == result.name or other.samefile(result):
+                    raise over_original(photo, other)
+
+
+def over_original(photo: object, other: object) -> OptionError:
+    said = f"The result of {shown(photo)} would be written over {shown(other)}"
+    return OptionError(f"{said}, and originals are never written over.")
 
 
 def results(names: Iterable[str], include: Sequence[str], extension: str) -> dict[str, str]:

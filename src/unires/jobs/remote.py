@@ -128,7 +128,8 @@ def _quiet(share: float) -> None:
 def find(
     source: Place, target: Place, *, recursive: bool, include: Sequence[str] = (), extension: str = ""
 ) -> list[Item]:
-    """The photos of a place, with the names of their results, as `unires.jobs.folder.find` does. Raises UniresError."""
+    """The photos of a place, with the names of their results, and the inner folders that can't be read, as
+    `unires.jobs.folder.find` does. Raises UniresError."""
     if source == target or (
         isinstance(source, Folder) and isinstance(target, Folder)
         and Path(source.address).resolve() == Path(target.address).resolve()
@@ -137,6 +138,14 @@ def find(
     refused: dict[str, str] = {}
     stamps = dict(source.names(recursive=recursive, avoid=target, refused=refused))
     items = [Item(name, stamps[name], result) for result, name in folder.results(stamps, include, extension).items()]
+    if isinstance(source, Folder) and isinstance(target, Folder):
+        pairs = [(Path(source.address, item.name), Path(target.address, item.result)) for item in items]
+        folder.check_originals(pairs)
+    read = {f"{source.address}/{item.name}" for item in items}
+    for item in items:
+        goes = f"{target.address}/{item.result}"
+        if goes in read:
+            raise folder.over_original(f"{source.address}/{item.name}", goes)
     items += [Item(name, "", "", said) for name, said in refused.items()]
     if not items:
         raise UniresError(f"There is no photo in {shown(source.address)}.")
