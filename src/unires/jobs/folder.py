@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -126,6 +126,7 @@ def check_originals(pairs: Sequence[tuple[Path, Path]]) -> None:
 
 
 def over_original(photo: object, other: object) -> OptionError:
+    """The error for a photo whose result would go where another photo lies."""
     said = f"The result of {shown(photo)} would be written over {shown(other)}"
     return OptionError(f"{said}, and originals are never written over.")
 
@@ -192,7 +193,8 @@ def run(
     result depends on, the model's digest too. encode: what `write_photo` takes. scale: how many times wider and higher
     `restore` makes a photo. progress(done, total, name, share).
     The next photo is read, and the last one is written, while one is restored, unless it is large. Results that this
-    job did not write are not replaced, unless `overwrite`. Raises UniresError only for what concerns the whole job."""
+    job did not write, or that were changed since, are not replaced, unless `overwrite`. Raises UniresError only for
+    what concerns the whole job."""
     closed = [Outcome(item.name, "failed", "", item.refused) for item in items if item.refused]
     items = [item for item in items if not item.refused]
     report = FolderReport(len(items), closed)
@@ -232,10 +234,11 @@ def run(
                     large = photo.samples.nbytes > LARGE
                     if large:
                         settle()
-                    known = journal is not None and _below(item, target) in journal.outputs
+                    assert journal is not None
                     check_place(item.target, target)
+                    replaces = overwrite or journal.owns(_below(item, target), item.target, _origin(item))
                     size = enlarged(photo, scale)
-                    check_output(photo, item.target, size=size, overwrite=overwrite or known, **(encode or {}))
+                    check_output(photo, item.target, size=size, overwrite=replaces, **(encode or {}))
                     photo = restore(photo, _share(progress, i, len(items), item.name))
                 except UniresError as error:
                     report.outcomes.append(Outcome(item.name, "failed", _below(item, target), str(error)))
@@ -245,8 +248,7 @@ def run(
                 settle()
                 if fail_fast and report.count("failed"):
                     break
-                assert journal is not None
-                order = _Order(item, target, digest, key, overwrite or known, encode or {})
+                order = _Order(item, target, digest, key, replaces, encode or {})
                 writes.append((item, writer.submit(_store, order, photo, journal)))
                 if large:
                     settle()
@@ -293,12 +295,15 @@ class _Order:
 
 
 def _store(order: _Order, photo: Photo, journal: Journal) -> None:
-    """Write a result. The journal says so before and after: a job killed in between knows the file as its own."""
+    """Write a result. The journal knows its bytes before it gets its name: a job killed after that knows it as its own,
+    and one killed before it does it again."""
     item = order.item
-    entry = Entry(item.name, order.input_digest, order.settings_digest, _below(item, order.target), "")
-    journal.add(entry)
-    write_photo(photo, item.target, overwrite=order.replace, **order.encode)
-    journal.add(replace(entry, output_digest=digest_of_file(item.target)))
+
+    def note(temporary: Path) -> None:
+        done = item.name, order.input_digest, order.settings_digest, _below(item, order.target)
+        journal.add(Entry(*done, digest_of_file(temporary), _origin(item)))
+
+    write_photo(photo, item.target, overwrite=order.replace, before=note, **order.encode)
 
 
 def _outcome(item: Item, target: Path, wait: Callable[[], None]) -> Outcome:
@@ -327,6 +332,11 @@ def _make(folder: Path) -> None:
 
 def _below(item: Item, target: Path) -> str:
     return item.target.relative_to(target).as_posix()
+
+
+def _origin(item: Item) -> str:
+    """Where a photo lies, by its only name."""
+    return os.path.realpath(item.source)
 
 
 def _share(

@@ -62,13 +62,15 @@ def write_atomically(
     fill: Callable[[BinaryIO], object],
     *,
     verify: Callable[[Path], object] | None = None,
+    before: Callable[[Path], object] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes `path` by `fill(file)`; `verify(temporary path)` may object by raising.
+    """Writes `path` by `fill(file)`; `verify(temporary path)` may object by raising, and so may `before(temporary
+    path)`, which is called last, just before the file gets its name.
 
     A link of that name is replaced, not followed. Raises `PhotoError` when the file system refuses or, unless
-    `overwrite`, when the name is taken (also when another program takes it in the meantime). Errors of `fill`
-    and `verify` that are no `OSError` pass through; in every case nothing is left behind.
+    `overwrite`, when the name is taken (also when another program takes it in the meantime). Errors of `fill`,
+    `verify` and `before` that are no `OSError` pass through; in every case nothing is left behind.
     """
     if not overwrite and exists(path):
         raise refuse_existing(path)
@@ -81,6 +83,8 @@ def write_atomically(
                 os.fsync(file.fileno())
             if verify is not None:
                 verify(temporary)
+            if before is not None:
+                before(temporary)
             _publish(temporary, path, overwrite)
     except FileExistsError as error:
         raise refuse_existing(path) from error
