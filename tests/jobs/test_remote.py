@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from album import ENCODE, command, digests
+from album import ENCODE, command, digests, make_photos
 from PIL import Image
 
 import unires
 from unires.doors.cli import main
 from unires.errors import OptionError, UniresError
-from unires.jobs import folder, remote
+from unires.jobs import folder, places, remote
 from unires.jobs.journal import RECORDS
 from unires.jobs.places import Bucket, Folder, place
 from unires.jobs.settings import Settings
-from unires.photo import Photo
+from unires.photo import Photo, atomic
 
 
 def run(source: Path, target: Path, settings: Settings, **options: Any) -> folder.FolderReport:
     """By the way that buckets take, though both are folders."""
     return remote.run(Folder(str(source)), Folder(str(target)), settings, engine="local", recursive=True, **options)
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A bucket in this process's memory, whose store keeps checksums as S3 does."""
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    plain = files.info
+
+    def info(path: str, **options: Any) -> dict[str, Any]:
+        facts = dict(plain(path, **options))
+        if facts["type"] == "file":
+            facts["ETag"] = hashlib.md5(files.cat_file(path)).hexdigest()
+        return facts
+
+    monkeypatch.setattr(files, "info", info)
+    monkeypatch.setattr(places, "_file_system", lambda _: files)
+    yield Bucket("s3://album/out")
+    files.store.clear()
 
 
 # -- records ----------------------------------------------------------------------------------------------------------
@@ -73,6 +93,87 @@ def test_files_of_others_are_not_replaced(photos: Path, tmp_path: Path, settings
     }
     assert (out / "photo02.png").read_bytes() == b"mine"
     assert run(photos, out, settings, overwrite=True).count("done") == 1
+
+
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_results_of_another_folder_are_not_replaced(
+    photos: Path, tmp_path: Path, settings: Settings, memory: Bucket, where: str
+) -> None:
+    out: Folder | Bucket = Folder(str(tmp_path / "out")) if where == "folder" else memory
+    other = tmp_path / "another"
+    make_photos(other, 3)
+    Image.new("RGB", (32, 24), "red").save(other / "photo02.png")
+
+    def restore(source: Path, **options: Any) -> dict[str, str]:
+        report = remote.run(Folder(str(source)), out, settings, engine="local", recursive=True, **options)
+        return {o.name: o.status for o in report.outcomes}
+
+    assert set(restore(photos).values()) == {"done"}
+    before = out.read("photo02.png")
+    same = {"inner/photo00.png": "skipped", "photo01.jpg": "skipped"}
+    assert restore(other) == {**same, "photo02.png": "failed"}
+    assert out.read("photo02.png") == before
+    assert restore(other, overwrite=True) == {**same, "photo02.png": "done"}
+    assert restore(other) == {**same, "photo02.png": "skipped"}
+    assert restore(photos)["photo02.png"] == "failed"
+
+
+@pytest.mark.parametrize("change", ["input", "settings", "nothing"])
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_results_that_were_edited_are_not_replaced(
+    photos: Path, tmp_path: Path, settings: Settings, memory: Bucket, change: str, where: str
+) -> None:
+    out: Folder | Bucket = Folder(str(tmp_path / "out")) if where == "folder" else memory
+
+    def restore(**options: Any) -> dict[str, str]:
+        report = remote.run(Folder(str(photos)), out, settings, engine="local", recursive=True, **options)
+        return {o.name: o.status for o in report.outcomes}
+
+    restore()
+    good, edited = out.read("photo04.png"), (photos / "photo02.png").read_bytes()
+    assert good is not None
+    out.write("photo02.png", edited)
+    out.write("photo04.png", good[:-20])  # damaged
+    if change == "input":
+        Image.new("RGB", (32, 24), "red").save(photos / "photo02.png")
+    elif change == "settings":
+        settings.options["seed"] = 1
+    assert {n: s for n, s in restore().items() if s != ("done" if change == "settings" else "skipped")} == {
+        "photo02.png": "failed", **({} if change == "settings" else {"photo04.png": "done"}),
+    }  # fmt: skip
+    assert out.read("photo02.png") == edited and out.read("photo04.png") == good
+    assert restore(overwrite=True)["photo02.png"] == "done"
+
+
+@pytest.mark.parametrize("moment", ["work", "name", "record"])
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_a_worker_that_died_while_it_replaced_a_result_leaves_one_of_its_own(
+    photos: Path, tmp_path: Path, settings: Settings, memory: Bucket, monkeypatch: pytest.MonkeyPatch, moment: str,
+    where: str,
+) -> None:  # fmt: skip
+    target: Folder | Bucket = Folder(str(tmp_path / "out")) if where == "folder" else memory
+    first = remote.Job(Folder(str(photos)), target, "settings", ENCODE, "first run")
+    second, third = replace(first, settings_digest="others", run="second run"), replace(first, run="third run")
+    item, restore = remote.Item("photo01.jpg", "", "photo01.jpg"), settings.load()
+    assert first.one(item, restore).status == "done"
+
+    def die(*_: Any, **__: Any) -> Any:
+        raise Died
+
+    def negative(photo: Photo, share: folder.Share) -> Photo:
+        return photo.with_pixels(1 - photo.pixels)
+
+    keep, publish = remote.Job._keep, atomic._publish
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        if moment == "name":
+            patch.setattr(atomic, "_publish", lambda *a: die() if a[1].suffix == ".jpg" else publish(*a))
+        elif moment == "record":
+            patch.setattr(remote.Job, "_keep", lambda job, r: die() if r.output_stamp else keep(job, r))
+        second.one(item, die if moment == "work" else negative)
+    assert third.one(item, negative).status == "done"
+    if where == "folder":  # whoever edits it makes it his own
+        Image.new("RGB", (32, 24), "green").save(tmp_path / "out" / "photo01.jpg")
+        assert second.one(item, negative).status == "failed"
 
 
 def test_bad_photos_are_listed_and_the_rest_is_done(photos: Path, tmp_path: Path, settings: Settings) -> None:

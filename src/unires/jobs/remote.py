@@ -3,7 +3,8 @@
 Workers share nothing but the two places, and may die at any moment. So every photo has a record of its own beside the
 results, written before the work and after it, and read before either: a photo is done only if its record names the
 stamps of the input and of the result that are there now, and the settings. What a dead worker had, another does again,
-and arrives at the same bytes under the same name: each result is written exactly once in effect."""
+and arrives at the same bytes under the same name: each result is written exactly once in effect. A file is replaced
+only if the record tells of it as a result of the same photo, or if that is damaged."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from typing import Any
 from unires.errors import OptionError, UniresError, nearest, shown
 from unires.jobs import folder
 from unires.jobs.folder import FolderReport, Outcome, Restore, Status
-from unires.jobs.journal import RECORDS, Journal, digest_of_settings
+from unires.jobs.journal import RECORDS, Journal, digest_of_file, digest_of_settings, is_own
 from unires.jobs.places import Folder, Place, is_address, place
 from unires.jobs.settings import Settings
 from unires.photo import check_output, read_photo, write_photo
@@ -45,7 +46,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of one photo's result. Its stamp is empty until it is written."""
+    """What is known of one photo's result. Its stamp is empty until it is written. Older records lack the last three.
+
+    source: address of the place that the photo is from. replaced: the stamp of what was there before, and may be
+    replaced. output_digest: of the result's bytes, noted just before they are under its name."""
 
     input: str
     input_stamp: str
@@ -54,6 +58,9 @@ class Record:
     output_stamp: str
     run: str  # of which it is the
     attempt: int
+    source: str = ""
+    replaced: str = ""
+    output_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,17 +99,32 @@ class Job:
         tried = record.attempt if record is not None and record.run == self.run else 0
         if tried >= ATTEMPTS:
             raise UniresError(f"{tried} workers died one after the other while they restored {shown(item.name)}.")
-        replaces = self.overwrite or record is not None
-        if there and not replaces:
+        if there and not self.overwrite and not self._owns(item, record, there):
             raise UniresError(f"{shown(item.result)} exists already and is not overwritten.")
         with self.source.fetched(item.name) as came, self.target.filled(item.result) as goes:
             photo = read_photo(came)
-            check_output(photo, goes, size=folder.enlarged(photo, self.scale), overwrite=replaces, **self.encode)
-            record = Record(item.name, stamp, self.settings_digest, item.result, "", self.run, tried + 1)
-            self._keep(record)  # from here on a result of that name is this job's own
-            write_photo(restore(photo, _quiet), goes, overwrite=True, **self.encode)
-        self._keep(replace(record, output_stamp=self.target.stamp(item.result)))
+            check_output(photo, goes, size=folder.enlarged(photo, self.scale), overwrite=True, **self.encode)
+            known = item.name, stamp, self.settings_digest, item.result
+            begun = Record(*known, "", self.run, tried + 1, self.source.address, replaced=there)
+            self._keep(begun)
+
+            def note(whole: Path) -> None:
+                # if the worker dies after this, the next one knows the result as the job's own
+                self._keep(replace(begun, output_digest=digest_of_file(whole)))
+
+            write_photo(restore(photo, _quiet), goes, overwrite=True, before=note, **self.encode)
+        self._keep(replace(begun, output_stamp=self.target.stamp(item.result)))
         return "done"
+
+    def _owns(self, item: Item, record: Record | None, there: str) -> bool:
+        """Whether the file where the result goes, of the stamp `there`, is a result of the same photo, or what is left
+        of one. It is fetched only where its stamp is unknown."""
+        if record is None or record.source not in ("", self.source.address):
+            return False
+        if there in (record.output_stamp, record.replaced):
+            return True
+        with self.target.fetched(item.result) as path:
+            return is_own(path, {record.output_digest})
 
     def _record(self, item: Item) -> Record | None:
         content = self.target.read(_record_name(item.name))
