@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -325,6 +326,31 @@ def test_a_photo_that_its_format_has_no_room_for_is_one_failure(photos: Path, tm
 def test_a_dry_run_writes_nothing(photos: Path, tmp_path: Path) -> None:
     report = restore(photos, tmp_path / "out", dry_run=True)
     assert report.count("planned") == 7 and not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_which_results_exist_already(
+    photos: Path, tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for target in (tmp_path / "plain", f"file://{tmp_path}/records"):
+        out = Path(str(target).removeprefix("file://"))
+        words = command(photos, target, tiny_folder)
+        out.mkdir()
+        (out / "photo02.png").write_bytes(b"mine")
+        assert main([*words, "--dry-run"]) == 1
+        told = capsys.readouterr()
+        assert told.out.count("': planned\n") == 6 and "1 failed, 6 planned." in told.out
+        assert told.err.startswith("'photo02.png': ") and "exists already and is not overwritten." in told.err
+        assert told.err.endswith("unires: 1 of 7 photos would not be restored; they are listed above.\n")
+        assert main([*words, "--dry-run", "--overwrite"]) == 0
+        assert "7 planned." in capsys.readouterr().out
+        assert main([*words, "--overwrite"]) == 0
+        (out / "photo01.jpg").unlink()
+        (out / "photo02.png").write_bytes((out / "photo02.png").read_bytes()[:-300])  # damaged: it would be done again
+        shutil.copy(photos / "photo04.png", out / "photo04.png")  # no longer its own
+        assert main([*words, "--dry-run"]) == 1
+        assert "4 skipped, 1 failed, 2 planned." in capsys.readouterr().out
+        assert main(words) == 1
+        assert "2 done, 4 skipped, 1 failed." in capsys.readouterr().out
 
 
 def test_odd_names_are_told_in_one_line(

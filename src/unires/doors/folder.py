@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
     told = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
     print(f"{shown(args.photo)} to {shown(args.output)}: {told}.")
     failed, folders = counts["failed"] - report.folders, report.folders
-    lost = [f"{failed} of {report.total} photos could not be restored"] if failed else []
+    could = "would" if args.dry_run else "could"
+    lost = [f"{failed} of {report.total} photos {could} not be restored"] if failed else []
     lost += [f"{folders} folder{'s' * (folders > 1)} could not be read"] if folders else []
     if lost:
         raise UniresError(" and ".join(lost) + "; they are listed above.")

@@ -16,7 +16,7 @@ from unires.errors import OptionError, UniresError, shown
 from unires.jobs.journal import NAME as JOURNAL
 from unires.jobs.journal import RECORDS, Entry, Journal, digest_of_file, digest_of_settings
 from unires.photo import Photo, atomic, check_output, read_photo, write_photo
-from unires.photo.atomic import why
+from unires.photo.atomic import exists, refuse_existing, why
 from unires.photo.files import FORMATS
 from unires.photo.plugins import WRITTEN_AS
 
@@ -229,14 +229,15 @@ def run(
                     digest, photo = loads.pop(i).result()
                     if photo is None:
                         status: Status = "planned" if dry_run and not digest else "skipped"
+                        if status == "planned":
+                            _may_replace(item, target, journal, overwrite)
                         report.outcomes.append(Outcome(item.name, status, _below(item, target)))
                         continue
                     large = photo.samples.nbytes > LARGE
                     if large:
                         settle()
-                    assert journal is not None
                     check_place(item.target, target)
-                    replaces = overwrite or journal.owns(_below(item, target), item.target, _origin(item))
+                    replaces = _may_replace(item, target, journal, overwrite)
                     size = enlarged(photo, scale)
                     check_output(photo, item.target, size=size, overwrite=replaces, **(encode or {}))
                     photo = restore(photo, _share(progress, i, len(items), item.name))
@@ -248,6 +249,7 @@ def run(
                 settle()
                 if fail_fast and report.count("failed"):
                     break
+                assert journal is not None
                 order = _Order(item, target, digest, key, replaces, encode or {})
                 writes.append((item, writer.submit(_store, order, photo, journal)))
                 if large:
@@ -280,6 +282,15 @@ def _load(item: Item, journal: Journal | None, key: str, dry_run: bool) -> tuple
     if journal is not None and journal.done(item.name, digest, key, item.target):
         return digest, None
     return ("", None) if dry_run else (digest, read_photo(item.source))
+
+
+def _may_replace(item: Item, target: Path, journal: Journal | None, overwrite: bool) -> bool:
+    """Whether to replace what is where a result goes. Raises PhotoError where something is, and is to stay."""
+    if overwrite or (journal is not None and journal.owns(_below(item, target), item.target, _origin(item))):
+        return True
+    if exists(item.target):
+        raise refuse_existing(item.target)
+    return False
 
 
 @dataclass(frozen=True)

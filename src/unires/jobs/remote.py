@@ -94,13 +94,13 @@ class Job:
         ):
             # of a worker that died before it could tell, the present run did it
             return "done" if record.run == self.run else "skipped"
+        if there and not self.overwrite and not self._owns(item, record, there):
+            raise UniresError(f"{shown(item.result)} exists already and is not overwritten.")
         if self.dry_run:
             return "planned"
         tried = record.attempt if record is not None and record.run == self.run else 0
         if tried >= ATTEMPTS:
             raise UniresError(f"{tried} workers died one after the other while they restored {shown(item.name)}.")
-        if there and not self.overwrite and not self._owns(item, record, there):
-            raise UniresError(f"{shown(item.result)} exists already and is not overwritten.")
         with self.source.fetched(item.name) as came, self.target.filled(item.result) as goes:
             photo = read_photo(came)
             check_output(photo, goes, size=folder.enlarged(photo, self.scale), overwrite=True, **self.encode)
