@@ -59,7 +59,7 @@ def test_killed_at_twenty_moments(tmp_path: Path, tiny_folder: Path, figure: Cal
     dice, done = random.Random(0), []
     for i in range(20):
         target = tmp_path / f"broken{i}"
-        journal, lines = target / NAME, dice.randrange(120)  # two a photo
+        journal, lines = target / NAME, dice.randrange(60)  # one a photo
         job = start(target)
         while job.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
             time.sleep(0.001)

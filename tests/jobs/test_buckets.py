@@ -84,7 +84,7 @@ def test_from_bucket_to_bucket(
     assert main(words) == 1
     said = capsys.readouterr()
     assert "2 done, 5 skipped, 1 failed." in said.out
-    assert said.err.startswith("bad.png: 's3://album/in/bad.png' is not a picture")
+    assert said.err.startswith("'bad.png': 's3://album/in/bad.png' is not a picture")
     assert downloaded(s3, "album/out")["photo02.png"] == digests(tmp_path / "plain")["photo02.png"]
     figure("7 photos, a server on loopback: each byte the same; run again 7 are skipped, with 2 changed these are done")
 

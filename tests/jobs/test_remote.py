@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from album import ENCODE, command, digests
+from album import ENCODE, command, digests, make_photos
 from PIL import Image
 
 import unires
 from unires.doors.cli import main
 from unires.errors import OptionError, UniresError
-from unires.jobs import folder, remote
+from unires.jobs import folder, places, remote
 from unires.jobs.journal import RECORDS
 from unires.jobs.places import Bucket, Folder, place
 from unires.jobs.settings import Settings
-from unires.photo import Photo
+from unires.photo import Photo, atomic
 
 
 def run(source: Path, target: Path, settings: Settings, **options: Any) -> folder.FolderReport:
     """By the way that buckets take, though both are folders."""
     return remote.run(Folder(str(source)), Folder(str(target)), settings, engine="local", recursive=True, **options)
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A bucket in this process's memory, whose store keeps checksums as S3 does."""
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    plain = files.info
+
+    def info(path: str, **options: Any) -> dict[str, Any]:
+        facts = dict(plain(path, **options))
+        if facts["type"] == "file":
+            facts["ETag"] = hashlib.md5(files.cat_file(path)).hexdigest()
+        return facts
+
+    monkeypatch.setattr(files, "info", info)
+    monkeypatch.setattr(places, "_file_system", lambda _: files)
+    yield Bucket("s3://album/out")
+    files.store.clear()
 
 
 # -- records ----------------------------------------------------------------------------------------------------------
@@ -75,6 +95,87 @@ def test_files_of_others_are_not_replaced(photos: Path, tmp_path: Path, settings
     assert run(photos, out, settings, overwrite=True).count("done") == 1
 
 
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_results_of_another_folder_are_not_replaced(
+    photos: Path, tmp_path: Path, settings: Settings, memory: Bucket, where: str
+) -> None:
+    out: Folder | Bucket = Folder(str(tmp_path / "out")) if where == "folder" else memory
+    other = tmp_path / "another"
+    make_photos(other, 3)
+    Image.new("RGB", (32, 24), "red").save(other / "photo02.png")
+
+    def restore(source: Path, **options: Any) -> dict[str, str]:
+        report = remote.run(Folder(str(source)), out, settings, engine="local", recursive=True, **options)
+        return {o.name: o.status for o in report.outcomes}
+
+    assert set(restore(photos).values()) == {"done"}
+    before = out.read("photo02.png")
+    same = {"inner/photo00.png": "skipped", "photo01.jpg": "skipped"}
+    assert restore(other) == {**same, "photo02.png": "failed"}
+    assert out.read("photo02.png") == before
+    assert restore(other, overwrite=True) == {**same, "photo02.png": "done"}
+    assert restore(other) == {**same, "photo02.png": "skipped"}
+    assert restore(photos)["photo02.png"] == "failed"
+
+
+@pytest.mark.parametrize("change", ["input", "settings", "nothing"])
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_results_that_were_edited_are_not_replaced(
+    photos: Path, tmp_path: Path, settings: Settings, memory: Bucket, change: str, where: str
+) -> None:
+    out: Folder | Bucket = Folder(str(tmp_path / "out")) if where == "folder" else memory
+
+    def restore(**options: Any) -> dict[str, str]:
+        report = remote.run(Folder(str(photos)), out, settings, engine="local", recursive=True, **options)
+        return {o.name: o.status for o in report.outcomes}
+
+    restore()
+    good, edited = out.read("photo04.png"), (photos / "photo02.png").read_bytes()
+    assert good is not None
+    out.write("photo02.png", edited)
+    out.write("photo04.png", good[:-20])  # damaged
+    if change == "input":
+        Image.new("RGB", (32, 24), "red").save(photos / "photo02.png")
+    elif change == "settings":
+        settings.options["seed"] = 1
+    assert {n: s for n, s in restore().items() if s != ("done" if change == "settings" else "skipped")} == {
+        "photo02.png": "failed", **({} if change == "settings" else {"photo04.png": "done"}),
+    }  # fmt: skip
+    assert out.read("photo02.png") == edited and out.read("photo04.png") == good
+    assert restore(overwrite=True)["photo02.png"] == "done"
+
+
+@pytest.mark.parametrize("moment", ["work", "name", "record"])
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_a_worker_that_died_while_it_replaced_a_result_leaves_one_of_its_own(
+    photos: Path, tmp_path: Path, settings: Settings, memory: Bucket, monkeypatch: pytest.MonkeyPatch, moment: str,
+    where: str,
+) -> None:  # fmt: skip
+    target: Folder | Bucket = Folder(str(tmp_path / "out")) if where == "folder" else memory
+    first = remote.Job(Folder(str(photos)), target, "settings", ENCODE, "first run")
+    second, third = replace(first, settings_digest="others", run="second run"), replace(first, run="third run")
+    item, restore = remote.Item("photo01.jpg", "", "photo01.jpg"), settings.load()
+    assert first.one(item, restore).status == "done"
+
+    def die(*_: Any, **__: Any) -> Any:
+        raise Died
+
+    def negative(photo: Photo, share: folder.Share) -> Photo:
+        return photo.with_pixels(1 - photo.pixels)
+
+    keep, publish = remote.Job._keep, atomic._publish
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        if moment == "name":
+            patch.setattr(atomic, "_publish", lambda *a: die() if a[1].suffix == ".jpg" else publish(*a))
+        elif moment == "record":
+            patch.setattr(remote.Job, "_keep", lambda job, r: die() if r.output_stamp else keep(job, r))
+        second.one(item, die if moment == "work" else negative)
+    assert third.one(item, negative).status == "done"
+    if where == "folder":  # whoever edits it makes it his own
+        Image.new("RGB", (32, 24), "green").save(tmp_path / "out" / "photo01.jpg")
+        assert second.one(item, negative).status == "failed"
+
+
 def test_bad_photos_are_listed_and_the_rest_is_done(photos: Path, tmp_path: Path, settings: Settings) -> None:
     (photos / "empty.png").touch()
     (photos / "short.jpg").write_bytes((photos / "photo01.jpg").read_bytes()[:300])
@@ -83,6 +184,27 @@ def test_bad_photos_are_listed_and_the_rest_is_done(photos: Path, tmp_path: Path
     assert report.count("done") == 7 and report.total == 9
     stopped = run(photos, tmp_path / "other", settings, fail_fast=True)
     assert stopped.count("failed") == 1 and stopped.total == 9 and len(stopped.outcomes) < 9
+
+
+@pytest.mark.parametrize("way", ["plain", "records"])
+def test_a_result_too_large_for_its_format_is_refused_before_the_work(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    def work(photo: Photo, share: folder.Share) -> Photo:
+        raise AssertionError("restored in vain")
+
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (5000, 2)).save(tmp_path / "in" / "wide.webp")
+    settings.options["scale"] = 4
+    monkeypatch.setattr(Settings, "load", lambda _: work)
+    goes = tmp_path / "out"
+    if way == "plain":
+        report = remote.restore_all(str(tmp_path / "in"), str(goes), settings)
+    else:
+        report = run(tmp_path / "in", goes, settings)
+    assert [o.reason for o in report.outcomes] == [
+        "WebP holds at most 16,383 pixels a side, the picture has 20000 x 8."
+    ]
 
 
 def test_a_dry_run_writes_nothing(photos: Path, tmp_path: Path, settings: Settings) -> None:
@@ -157,6 +279,14 @@ def test_originals_are_not_written_over(photos: Path, tmp_path: Path, way: str) 
         remote.find(place(str(photos)), place(f"file://{target}"), recursive=True)
 
 
+def test_a_result_never_goes_where_a_photo_of_a_bucket_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [("in/x.png", "1 a"), ("x.png", "1 b")]
+    monkeypatch.setattr(Bucket, "names", lambda *_, **__: iter(there))
+    with pytest.raises(OptionError, match=r"'s3://b/n/in/in/x\.png' would be written over 's3://b/n/in/x\.png'"):
+        remote.find(Bucket("s3://b/n/in"), Bucket("s3://b/n"), recursive=True)
+    assert len(remote.find(Bucket("s3://b/n/in"), Bucket("s3://b/out"), recursive=True)) == 2
+
+
 @pytest.mark.parametrize(("options", "encode", "said"), [
     ({"seed": 10**20}, {}, "seed"), ({"detail": 2}, {}, "detail"), ({}, {"quality": 500}, "quality"),
     ({}, {"bit_depth": 12}, "bit depth"),
@@ -175,6 +305,16 @@ def test_names_that_lead_out_are_refused(photos: Path, tmp_path: Path, settings:
         outcome = job.one(remote.Item(name, "stamp", name), settings.load())
         assert outcome.status == "failed" and "no possible name" in outcome.reason
     assert not (tmp_path / "x.png").exists() and not (tmp_path / "deep").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_named_pipe_has_no_stamp(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    code = "import sys; from unires.jobs.places import Folder; Folder(sys.argv[1]).stamp('pipe.png')"
+    environment = os.environ | {"PYTHONPATH": str(Path(unires.__file__).parents[1])}
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    job = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert job.stderr.endswith(f"'{tmp_path / 'pipe.png'}' is not a regular file.\n")
 
 
 def test_settings_follow_the_content_of_files(tmp_path: Path, settings: Settings) -> None:

@@ -151,6 +151,33 @@ except PhotoError as error:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_temporary_file_swept_up_before_it_is_locked(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    lock, swept = fcntl.flock, []
+
+    def meanwhile(handle: int, how: int) -> None:
+        if not swept:
+            swept.append(how)
+            atomic_module.sweep(tmp_path)
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    write_photo(photo, tmp_path / "photo.png")
+    assert swept and [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_without_locks_files_are_written_and_swept_up_too(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    (tmp_path / ".unires-0123456789abcdef.part").write_bytes(b"half")
+    write_photo(photo, tmp_path / "photo.png")
+    atomic_module.sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("name", ["png", "tif"])
 def test_interrupted_at_any_moment(
@@ -202,6 +229,37 @@ def test_one_wrong_bit_in_a_lossless_file_is_noticed(
     uncompressed = photo.replace(format="TIFF", encoding=photo.encoding.__class__(compression="none"))
     with pytest.raises(PhotoError, match="not written correctly"):
         write_photo(uncompressed, tmp_path / "photo.tif")
+
+
+@pytest.mark.parametrize("name", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("dpi", [1e11, -5.0, float("nan"), float("inf")])
+def test_numbers_that_a_format_has_no_room_for(tmp_path: Path, photo: Photo, name: str, dpi: float) -> None:
+    path = tmp_path / f"photo.{name}"
+    try:
+        write_photo(photo.replace(dpi=(dpi, dpi)), path)
+    except PhotoError as error:
+        assert str(error).startswith(f"'{path}' cannot be written: ") and str(error).endswith(".")
+        assert not list(tmp_path.iterdir())
+    else:  # left out, or the nearest that there is room for
+        assert name != "tif" and read_photo(path).width == 30
+
+
+@pytest.mark.parametrize("kind", [OSError, SyntaxError, RuntimeError, ValueError])
+@pytest.mark.parametrize("where", ["filler", "file"])
+def test_what_encoders_raise_is_one_sentence(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], where: str
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise kind("encoder error -2,\nwhile writing.")
+
+    if where == "filler":
+        monkeypatch.setattr(encode_module, "filler", refuse)
+    else:  # as of tifffile, "data too large for non-BigTIFF file"
+        monkeypatch.setattr(encode_module.tiff, "encode", refuse)
+    told = "oserror" if where == "file" and kind is OSError else "encoder error -2, while writing"
+    with pytest.raises(PhotoError, match=rf"cannot be written: {told}\.$"):
+        write_photo(photo, tmp_path / "photo.tif")
+    assert not list(tmp_path.iterdir())
 
 
 def test_folders_that_are_none(tmp_path: Path, photo: Photo) -> None:

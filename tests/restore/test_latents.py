@@ -124,6 +124,20 @@ def test_a_model_on_pixels_has_no_ceiling(tiny: Any, wide: Tensor) -> None:
         Restorer(tiny).ceiling(wide)
 
 
+def test_odd_names_are_told_in_one_line(
+    tmp_path: Path, astronaut: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Measure:
+        def ceiling(self, _: Any) -> float:
+            return 30.0
+
+    photo = tmp_path / "caf\udce9\x1b[2J.png"
+    Image.fromarray(astronaut[:8, :8]).save(photo)
+    monkeypatch.setattr(Restorer, "from_pretrained", lambda *_: Measure())
+    assert main(["ceiling", str(photo), "--model", "any"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("/caf\\udce9\\x1b[2J.png': 30.00 dB")
+
+
 def test_the_command_line(
     base_folder: Path, tmp_path: Path, astronaut: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

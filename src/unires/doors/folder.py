@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> None:
     bar.close()
     for outcome in report.outcomes:
         if outcome.status == "failed":
-            print(f"{outcome.name}: {outcome.reason}", file=sys.stderr)
+            print(f"{shown(outcome.name)}: {outcome.reason}", file=sys.stderr)
         elif args.dry_run:
-            print(f"{outcome.name}: {outcome.status}")
+            print(f"{shown(outcome.name)}: {outcome.status}")
     if args.report:
         try:
             Path(args.report).write_text(json.dumps(report.data(), indent=2) + "\n")
@@ -45,8 +45,12 @@ def run(args: argparse.Namespace) -> None:
     counts = report.data()["counts"]
     told = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
     print(f"{shown(args.photo)} to {shown(args.output)}: {told}.")
-    if counts["failed"]:
-        raise UniresError(f"{counts['failed']} of {report.total} photos could not be restored; they are listed above.")
+    failed, folders = counts["failed"] - report.folders, report.folders
+    could = "would" if args.dry_run else "could"
+    lost = [f"{failed} of {report.total} photos {could} not be restored"] if failed else []
+    lost += [f"{folders} folder{'s' * (folders > 1)} could not be read"] if folders else []
+    if lost:
+        raise UniresError(" and ".join(lost) + "; they are listed above.")
 
 
 class FolderLine:

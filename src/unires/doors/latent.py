@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unires.doors.together import leave
+from unires.errors import shown
 
 CONVERT_HELP = """\
 Makes a restorer, yet to be trained, of a text-to-image model of the Stable Diffusion class.
@@ -73,5 +74,5 @@ def run_ceiling(args: argparse.Namespace) -> None:
     found = []
     for path in args.photos:
         found.append(restorer.ceiling(read_photo(path).visible()))
-        print(f"{path}: {found[-1]:.2f} dB", flush=True)
+        print(f"{shown(path)}: {found[-1]:.2f} dB", flush=True)
     print(f"mean of {len(found)}: {sum(found) / len(found):.2f} dB")

@@ -2,28 +2,37 @@
 
 A file that exists is no proof that it is complete, or that it was made from this input with these settings. So a photo
 is skipped only if its last line names the same input bytes, settings and model, and the output still has the bytes that
-were written. Lines are appended and synced after the output has its final name: a job killed at any moment does at most
-one photo again, and arrives at the same bytes."""
+were written. Lines are appended and synced just before the output gets its final name, when its bytes are known: a job
+killed at any moment does only what it was at again, arrives at the same bytes, and knows every result as its own.
+
+A file is replaced only if it is such a result, of the same photo: not what its user has made of it since, nor what was
+made of another folder's photo of that name."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unires.errors import UniresError, shown
+from unires.errors import DamagedError, UniresError, shown
+from unires.photo import png, read_photo
 
 NAME = ".unires-journal.jsonl"
 RECORDS = ".unires-journal"  # a folder, where many machines write: a file can't be appended to by several
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
+    """SHA-256 of a file's bytes, in hexadecimal. Raises OSError, and UniresError for what is no regular file."""
+    kind = path.stat().st_mode
+    # to open a named pipe would wait for ever; what a folder is called, opening it tells
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise UniresError(f"{shown(path)} is not a regular file.")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -35,14 +44,31 @@ def digest_of_settings(settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One photo: path below the input folder, digests, and the output's path below the output folder. While the output
-    is being written, its digest is empty."""
+    """One photo: path below the input folder, digests, the output's path below the output folder, the photo's own path
+    (absolute, without links). Older journals don't have the last, and lines without the output's digest."""
 
     input: str
     input_digest: str
     settings_digest: str
     output: str
     output_digest: str
+    source: str = ""
+
+
+def is_own(path: Path, digests: Collection[str]) -> bool:
+    """Whether a file has one of these digests, so is as it was written, or is damaged, so that nothing is lost with it.
+    """
+    try:
+        if digest_of_file(path) in digests:
+            return True
+        read_photo(path)
+        content = path.read_bytes()
+    except DamagedError:
+        return True
+    except (OSError, UniresError):
+        return False
+    # all pixels of a PNG can be read where only its end is cut off
+    return content.startswith(png.SIGNATURE) and all(kind != b"IEND" for kind, _ in png.chunks(content))
 
 
 class Journal:
@@ -51,7 +77,8 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self.entries: dict[str, Entry] = {}
-        self.outputs: set[str] = set()  # all that jobs have written here, whatever became of it since
+        # of all that jobs have written here: the photo it is the last result of, and the digests that these have had
+        self.outputs: dict[str, tuple[str, set[str]]] = {}
         try:
             text = self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
@@ -61,8 +88,7 @@ class Journal:
                 entry = Entry(**json.loads(line))
             except (ValueError, TypeError):
                 continue  # the line that was being written when the job was killed
-            self.entries[entry.input] = entry
-            self.outputs.add(entry.output)
+            self._note(entry)
         self._cut_short = bool(text) and not text.endswith(b"\n")
 
     @contextmanager
@@ -93,8 +119,14 @@ class Journal:
             return False
         try:
             return output.name == Path(entry.output).name and digest_of_file(output) == entry.output_digest
-        except OSError:
+        except (OSError, UniresError):
             return False
+
+    def owns(self, name: str, output: Path, source: str) -> bool:
+        """Whether `output`, of that name below the folder, is there, and is a result of the photo `source`, or what is
+        left of one. It is read only where the journal tells of such a result."""
+        known, digests = self.outputs.get(name, ("", set()))
+        return bool(digests) and known in ("", source) and is_own(output, digests)
 
     def add(self, entry: Entry) -> None:
         """Append and sync."""
@@ -107,5 +139,11 @@ class Journal:
         except OSError as error:
             raise UniresError(f"The journal {shown(self.path)} can't be written: {error.strerror}.") from error
         self._cut_short = False
+        self._note(entry)
+
+    def _note(self, entry: Entry) -> None:
         self.entries[entry.input] = entry
-        self.outputs.add(entry.output)
+        source, digests = self.outputs.get(entry.output, ("", set()))
+        if source not in ("", entry.source):
+            digests = set()
+        self.outputs[entry.output] = entry.source, digests | {entry.output_digest}

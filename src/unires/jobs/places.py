@@ -30,9 +30,9 @@ class Place(Protocol):
     @property
     def address(self) -> str: ...
 
-    def names(self, *, recursive: bool, avoid: Place) -> Iterator[tuple[str, str]]:
+    def names(self, *, recursive: bool, avoid: Place, refused: dict[str, str]) -> Iterator[tuple[str, str]]:
         """(name, stamp, or "" where telling it means reading the file) in the order of names, without what lies below
-        `avoid`."""
+        `avoid`. In the end `refused` has the inner folders that can't be read, each with a sentence that says why."""
 
     def stamp(self, name: str) -> str:
         """"" where there is no such file."""
@@ -76,15 +76,17 @@ class Folder:
 
     address: str
 
-    def names(self, *, recursive: bool, avoid: Place) -> Iterator[tuple[str, str]]:
+    def names(self, *, recursive: bool, avoid: Place, refused: dict[str, str]) -> Iterator[tuple[str, str]]:
         root = Path(self.address)
         if not root.is_dir():
             raise UniresError(f"There is no folder {shown(root)}.")
+        inner: dict[Path, str] = {}
         try:
-            for path in folder.walk(root, recursive, Path(avoid.address).resolve()):
+            for path in folder.walk(root, recursive, Path(avoid.address).resolve(), inner):
                 yield path.relative_to(root).as_posix(), ""
         except OSError as error:
-            raise UniresError(f"The folder {shown(root)} can't be read: {why(error)}.") from error
+            raise UniresError(folder.unread(root, error)) from error
+        refused |= {path.relative_to(root).as_posix(): said for path, said in inner.items()}
 
     def stamp(self, name: str) -> str:
         path = Path(self.address, name)
@@ -93,7 +95,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return ""
         except OSError as error:
-            raise UniresError(f"{shown(path)} can't be read: {why(error)}.") from error
+            raise UniresError(f"{shown(path)} can't be read: {why(error, reading=True)}.") from error
 
     def read(self, name: str) -> bytes | None:
         path = Path(self.address, name)
@@ -102,7 +104,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise UniresError(f"{shown(path)} can't be read: {why(error)}.") from error
+            raise UniresError(f"{shown(path)} can't be read: {why(error, reading=True)}.") from error
 
     def write(self, name: str, content: bytes) -> None:
         with self.filled(name) as path:
@@ -129,7 +131,7 @@ class Bucket:
 
     address: str
 
-    def names(self, *, recursive: bool, avoid: Place) -> Iterator[tuple[str, str]]:
+    def names(self, *, recursive: bool, avoid: Place, refused: dict[str, str]) -> Iterator[tuple[str, str]]:
         with self._explained("read"):
             files, root = self._files, self._path("")
             found = files.find(root, detail=True) if recursive else {f["name"]: f for f in files.ls(root, detail=True)}

@@ -3,7 +3,8 @@
 Workers share nothing but the two places, and may die at any moment. So every photo has a record of its own beside the
 results, written before the work and after it, and read before either: a photo is done only if its record names the
 stamps of the input and of the result that are there now, and the settings. What a dead worker had, another does again,
-and arrives at the same bytes under the same name: each result is written exactly once in effect."""
+and arrives at the same bytes under the same name: each result is written exactly once in effect. A file is replaced
+only if the record tells of it as a result of the same photo, or if that is damaged."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from typing import Any
 from unires.errors import OptionError, UniresError, nearest, shown
 from unires.jobs import folder
 from unires.jobs.folder import FolderReport, Outcome, Restore, Status
-from unires.jobs.journal import RECORDS, Journal, digest_of_settings
+from unires.jobs.journal import RECORDS, Journal, digest_of_file, digest_of_settings, is_own
 from unires.jobs.places import Folder, Place, is_address, place
 from unires.jobs.settings import Settings
 from unires.photo import check_output, read_photo, write_photo
@@ -34,16 +35,21 @@ MOST_TOGETHER = 32  # photos that go to a worker at once
 
 @dataclass(frozen=True)
 class Item:
-    """One photo: its name below the input place, its stamp there if listing told it, its result's name."""
+    """One photo: its name below the input place, its stamp there if listing told it, its result's name. Or an inner
+    folder that can't be read, and `refused` says why."""
 
     name: str
     stamp: str
     result: str
+    refused: str = ""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of one photo's result. Its stamp is empty until it is written."""
+    """What is known of one photo's result. Its stamp is empty until it is written. Older records lack the last three.
+
+    source: address of the place that the photo is from. replaced: the stamp of what was there before, and may be
+    replaced. output_digest: of the result's bytes, noted just before they are under its name."""
 
     input: str
     input_stamp: str
@@ -52,11 +58,15 @@ class Record:
     output_stamp: str
     run: str  # of which it is the
     attempt: int
+    source: str = ""
+    replaced: str = ""
+    output_digest: str = ""
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker is told, besides the settings that it restores by."""
+    """All that a worker is told, besides the settings that it restores by. scale: how many times wider and higher it
+    makes a photo."""
 
     source: Place
     target: Place
@@ -65,6 +75,7 @@ class Job:
     run: str
     overwrite: bool = False
     dry_run: bool = False
+    scale: float = 1
 
     def one(self, item: Item, restore: Restore) -> Outcome:
         """Restore one photo, unless that is done already; what can't be restored is an outcome, too."""
@@ -83,22 +94,37 @@ class Job:
         ):
             # of a worker that died before it could tell, the present run did it
             return "done" if record.run == self.run else "skipped"
+        if there and not self.overwrite and not self._owns(item, record, there):
+            raise UniresError(f"{shown(item.result)} exists already and is not overwritten.")
         if self.dry_run:
             return "planned"
         tried = record.attempt if record is not None and record.run == self.run else 0
         if tried >= ATTEMPTS:
             raise UniresError(f"{tried} workers died one after the other while they restored {shown(item.name)}.")
-        replaces = self.overwrite or record is not None
-        if there and not replaces:
-            raise UniresError(f"{shown(item.result)} exists already and is not overwritten.")
         with self.source.fetched(item.name) as came, self.target.filled(item.result) as goes:
             photo = read_photo(came)
-            check_output(photo, goes, overwrite=replaces, **self.encode)
-            record = Record(item.name, stamp, self.settings_digest, item.result, "", self.run, tried + 1)
-            self._keep(record)  # from here on a result of that name is this job's own
-            write_photo(restore(photo, _quiet), goes, overwrite=True, **self.encode)
-        self._keep(replace(record, output_stamp=self.target.stamp(item.result)))
+            check_output(photo, goes, size=folder.enlarged(photo, self.scale), overwrite=True, **self.encode)
+            known = item.name, stamp, self.settings_digest, item.result
+            begun = Record(*known, "", self.run, tried + 1, self.source.address, replaced=there)
+            self._keep(begun)
+
+            def note(whole: Path) -> None:
+                # if the worker dies after this, the next one knows the result as the job's own
+                self._keep(replace(begun, output_digest=digest_of_file(whole)))
+
+            write_photo(restore(photo, _quiet), goes, overwrite=True, before=note, **self.encode)
+        self._keep(replace(begun, output_stamp=self.target.stamp(item.result)))
         return "done"
+
+    def _owns(self, item: Item, record: Record | None, there: str) -> bool:
+        """Whether the file where the result goes, of the stamp `there`, is a result of the same photo, or what is left
+        of one. It is fetched only where its stamp is unknown."""
+        if record is None or record.source not in ("", self.source.address):
+            return False
+        if there in (record.output_stamp, record.replaced):
+            return True
+        with self.target.fetched(item.result) as path:
+            return is_own(path, {record.output_digest})
 
     def _record(self, item: Item) -> Record | None:
         content = self.target.read(_record_name(item.name))
@@ -124,14 +150,25 @@ def _quiet(share: float) -> None:
 def find(
     source: Place, target: Place, *, recursive: bool, include: Sequence[str] = (), extension: str = ""
 ) -> list[Item]:
-    """The photos of a place, with the names of their results, as `unires.jobs.folder.find` does. Raises UniresError."""
+    """The photos of a place, with the names of their results, and the inner folders that can't be read, as
+    `unires.jobs.folder.find` does. Raises UniresError."""
     if source == target or (
         isinstance(source, Folder) and isinstance(target, Folder)
         and Path(source.address).resolve() == Path(target.address).resolve()
     ):  # fmt: skip
         raise OptionError("The output is the input, and originals are never written over.")
-    stamps = dict(source.names(recursive=recursive, avoid=target))
+    refused: dict[str, str] = {}
+    stamps = dict(source.names(recursive=recursive, avoid=target, refused=refused))
     items = [Item(name, stamps[name], result) for result, name in folder.results(stamps, include, extension).items()]
+    if isinstance(source, Folder) and isinstance(target, Folder):
+        pairs = [(Path(source.address, item.name), Path(target.address, item.result)) for item in items]
+        folder.check_originals(pairs)
+    read = {f"{source.address}/{item.name}" for item in items}
+    for item in items:
+        goes = f"{target.address}/{item.result}"
+        if goes in read:
+            raise folder.over_original(f"{source.address}/{item.name}", goes)
+    items += [Item(name, "", "", said) for name, said in refused.items()]
     if not items:
         raise UniresError(f"There is no photo in {shown(source.address)}.")
     return items
@@ -166,7 +203,8 @@ def restore_all(
         goal = Path(target)
         items = folder.find(Path(source), goal, **found)
         restore = settings.load()
-        return folder.run(items, goal, restore, settings.data(), encode=settings.encode, **how)
+        scale = settings.options["scale"]
+        return folder.run(items, goal, restore, settings.data(), encode=settings.encode, scale=scale, **how)
     return run(place(source), place(target), settings, engine=engine, workers=workers, **found, **how)
 
 
@@ -186,10 +224,15 @@ def run(
     progress: Progress | None = None,
 ) -> FolderReport:
     """The same between any two places, with a record for each photo."""
-    items = find(source, target, recursive=recursive, include=include, extension=extension)
+    found = find(source, target, recursive=recursive, include=include, extension=extension)
+    closed = [Outcome(item.name, "failed", "", item.refused) for item in found if item.refused]
+    items = [item for item in found if not item.refused]
+    report, names = FolderReport(len(items), closed), {item.result for item in items}
+    if fail_fast and closed:
+        return report
     key = digest_of_settings(settings.data())
-    job = Job(source, target, key, settings.encode, secrets.token_hex(8), overwrite, dry_run)
-    report, names = FolderReport(len(items)), {item.result for item in items}
+    scale = settings.options["scale"]
+    job = Job(source, target, key, settings.encode, secrets.token_hex(8), overwrite, dry_run, scale)
     with _alone(target, dry_run):
         if not dry_run:
             target.sweep(names)
@@ -204,7 +247,7 @@ def run(
             for outcome in outcomes:
                 report.outcomes.append(outcome)
                 if progress:
-                    progress(len(report.outcomes), len(items), outcome.name, 0.0)
+                    progress(len(report.outcomes) - len(closed), len(items), outcome.name, 0.0)
                 if fail_fast and outcome.status == "failed":
                     break
         if not dry_run:

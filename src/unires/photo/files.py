@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from unires.errors import OptionError, PhotoError, nearest, shown
+from unires.errors import DamagedError, OptionError, PhotoError, UniresError, nearest, shown
 from unires.photo import codecs, encode, jpeg, plugins, png
 from unires.photo import exif as exif_block
 from unires.photo.alpha import divided
@@ -49,6 +50,9 @@ _NAMES = {
     "heif": "HEIC",
 }
 _LARGEST_SIDE = {"JPEG": 65_500, "PNG": 2**31 - 1, "WEBP": 16_383, "TIFF": 2**31 - 1, "AVIF": 65_536, "HEIC": 65_536}
+# What libraries raise where a format has no room for something: Pillow the first two too, imagecodecs and pillow-heif
+# the third. What the disk refuses is a PhotoError by then.
+_ENCODERS_RAISE = (OSError, SyntaxError, RuntimeError, ValueError)
 
 _READERS: dict[str, Callable[[BinaryIO, codecs.CheckSize], codecs.Decoded]] = {
     "JPEG": codecs.read_jpeg,
@@ -72,7 +76,7 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
     Raises `PhotoError`, with one sentence, for a file that is missing, empty, damaged, cut short, no picture,
     an animation or of several pages, in another format, larger than `max_pixels`, or that holds values that
-    are no numbers.
+    are no numbers. It is a `DamagedError` for one that is empty, damaged, cut short, or no picture of any kind.
     """
     path = Path(path)
     name = shown(path)
@@ -89,6 +93,8 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             number = fingerprint(photo, decoded.samples)
             kept = dataclasses.replace(photo.encoding, source=file.read(), fingerprint=number)
             return photo.replace(encoding=kept)
+    except codecs.NoPicture as refusal:
+        raise DamagedError(f"{name} {refusal}.") from None
     except codecs.Refusal as refusal:
         raise PhotoError(f"{name} {refusal}.") from None
     except PhotoError:
@@ -97,7 +103,7 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         raise PhotoError(f"There is not enough memory to read {name}.") from error
     except Exception as error:
         # Decoders raise nearly anything on damaged files; whatever it is, to the user it is the same.
-        raise PhotoError(f"{name} is damaged or cut short, so it cannot be read.") from error
+        raise DamagedError(f"{name} is damaged or cut short, so it cannot be read.") from error
 
 
 def write_photo(
@@ -108,6 +114,7 @@ def write_photo(
     quality: int | None = None,
     bit_depth: int | None = None,
     overwrite: bool = False,
+    before: Callable[[Path], object] | None = None,
 ) -> None:
     """Writes `photo`, encoded as it came unless asked otherwise, with all it carries. All or nothing,
     verified.
@@ -123,6 +130,8 @@ def write_photo(
     A photo from a lossy file (JPEG, lossy WebP, AVIF) that is written as it was read is copied byte for byte, since
     encoding it once more would change it; one that was turned upright is encoded.
 
+    `before` is called with the path of the verified file just before it gets its name, and may object by raising.
+
     Raises `PhotoError` (see `check_output`, and for a full disk, a folder that may not be written to, and so
     on), and leaves nothing behind then.
     """
@@ -130,22 +139,26 @@ def write_photo(
     target, depth = _checked(photo, path, format, quality, bit_depth, (photo.width, photo.height))
     if not overwrite and exists(path):
         raise refuse_existing(path)
+    how: dict[str, Any] = {"before": before, "overwrite": overwrite}
     try:
         values = encode.samples(photo, target, depth)
         same = photo.encoding.source if target == photo.format and quality is None else b""
         if same and fingerprint(photo, values) == photo.encoding.fingerprint:
-            write_atomically(path, lambda file: file.write(same), verify=_verify_copy(same, path), overwrite=overwrite)
+            write_atomically(path, lambda file: file.write(same), verify=_verify_copy(same, path), **how)
             return
         carried = encode.fitted(photo, target, values)
         fill = encode.filler(carried, target, values, quality)
-    except PhotoError:
+        write_atomically(path, fill, verify=lambda p: _verify(p, path, target, depth, values), **how)
+    except UniresError:
         raise
     except MemoryError as error:
         raise PhotoError(f"There is not enough memory to write {shown(path)}.") from error
-    except ValueError as error:
-        raise PhotoError(f"{shown(path)} cannot be written: {str(error).rstrip('.')}.") from error
-
-    write_atomically(path, fill, verify=lambda p: _verify(p, path, target, depth, values), overwrite=overwrite)
+    except (struct.error, ArithmeticError) as error:
+        reason = "the photo carries a number, such as a resolution, that the format has no room for"
+        raise PhotoError(f"{shown(path)} cannot be written: {reason}.") from error
+    except _ENCODERS_RAISE as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise PhotoError(f"{shown(path)} cannot be written: {reason}.") from error
 
 
 def check_output(
@@ -211,7 +224,9 @@ def _opened(path: Path) -> BinaryIO:
     if stat.S_ISREG(status.st_mode) and status.st_size > 0:
         return file
     file.close()
-    raise PhotoError(f"{shown(path)} is {'empty' if stat.S_ISREG(status.st_mode) else 'not a regular file'}.")
+    if stat.S_ISREG(status.st_mode):
+        raise DamagedError(f"{shown(path)} is empty.")
+    raise PhotoError(f"{shown(path)} is not a regular file.")
 
 
 def _sniffed(file: BinaryIO) -> str:
@@ -247,7 +262,7 @@ def _sniffed(file: BinaryIO) -> str:
     for start, what in known.items():
         if head.startswith(start):
             raise codecs.Refusal(f"is {what}, which UniRes does not read (it reads {READS})")
-    raise codecs.Refusal(f"is not a picture that UniRes can read (it reads {READS})")
+    raise codecs.NoPicture(f"is not a picture that UniRes can read (it reads {READS})")
 
 
 def _size_check(most: int) -> codecs.CheckSize:
