@@ -18,10 +18,6 @@ class PhotoError(UniresError):
     """A photo that cannot be read or written."""
 
 
-class DamagedError(PhotoError):
-    """A file that is empty, damaged, cut short, or no picture of any kind: nothing would be lost with it."""
-
-
 class OptionError(UniresError, ValueError):
     """An option, expert or operator that does not exist, or a value outside its range."""
 

@@ -117,18 +117,20 @@ def test_results_that_were_edited_are_not_replaced(photos: Path, tmp_path: Path,
     Image.new("RGB", (32, 24), "green").save(
         out / "photo04.png", "TIFF", save_all=True, append_images=[Image.new("RGB", (32, 24), "red")]
     )  # not read by UniRes, but no damage
+    (out / "inner/photo06.png").write_bytes(b"my notes")
     before = digests(out)
     if change == "input":
         Image.new("RGB", (32, 24), "red").save(photos / "photo02.png")
     items = folder.find(photos, out, recursive=True)
     settings = {"weights": "other"} if change == "settings" else SETTINGS
     report = folder.run(items, out, darker, settings)
-    assert [o.name for o in report.outcomes if o.status == "failed"] == ["photo02.png", "photo04.png"]
+    changed = ["inner/photo06.png", "photo02.png", "photo04.png"]
+    assert [o.name for o in report.outcomes if o.status == "failed"] == changed
     assert {o.reason for o in report.outcomes if o.status == "failed"} == {
-        f"'{out / name}' exists already and is not overwritten." for name in ("photo02.png", "photo04.png")
+        f"'{out / name}' exists already and is not overwritten." for name in changed
     }
     assert digests(out) == before
-    assert folder.run(items, out, darker, settings, overwrite=True).count("done") == 2
+    assert folder.run(items, out, darker, settings, overwrite=True).count("done") == 3
 
 
 @pytest.mark.parametrize("content", [b"", bytes(1000), b"\x89PNG\r\n\x1a\n"])

@@ -34,10 +34,6 @@ class Refusal(Exception):
     """Why a file is not read: the rest of a sentence that starts with its name."""
 
 
-class NoPicture(Refusal):
-    """Why a file is not read that is nothing known."""
-
-
 class Decoded:
     """What a decoder found: whole-number or float samples, height x width x channels, and fields of
     `Photo`. `format`: of the output, where the file's own is only read."""

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from unires.errors import DamagedError, OptionError, PhotoError, UniresError, nearest, shown
+from unires.errors import OptionError, PhotoError, UniresError, nearest, shown
 from unires.photo import codecs, encode, jpeg, plugins, png
 from unires.photo import exif as exif_block
 from unires.photo.alpha import divided
@@ -76,7 +76,7 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
     Raises `PhotoError`, with one sentence, for a file that is missing, empty, damaged, cut short, no picture,
     an animation or of several pages, in another format, larger than `max_pixels`, or that holds values that
-    are no numbers. It is a `DamagedError` for one that is empty, damaged, cut short, or no picture of any kind.
+    are no numbers.
     """
     path = Path(path)
     name = shown(path)
@@ -93,8 +93,6 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             number = fingerprint(photo, decoded.samples)
             kept = dataclasses.replace(photo.encoding, source=file.read(), fingerprint=number)
             return photo.replace(encoding=kept)
-    except codecs.NoPicture as refusal:
-        raise DamagedError(f"{name} {refusal}.") from None
     except codecs.Refusal as refusal:
         raise PhotoError(f"{name} {refusal}.") from None
     except PhotoError:
@@ -103,7 +101,7 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         raise PhotoError(f"There is not enough memory to read {name}.") from error
     except Exception as error:
         # Decoders raise nearly anything on damaged files; whatever it is, to the user it is the same.
-        raise DamagedError(f"{name} is damaged or cut short, so it cannot be read.") from error
+        raise PhotoError(f"{name} is damaged or cut short, so it cannot be read.") from error
 
 
 def write_photo(
@@ -224,9 +222,7 @@ def _opened(path: Path) -> BinaryIO:
     if stat.S_ISREG(status.st_mode) and status.st_size > 0:
         return file
     file.close()
-    if stat.S_ISREG(status.st_mode):
-        raise DamagedError(f"{shown(path)} is empty.")
-    raise PhotoError(f"{shown(path)} is not a regular file.")
+    raise PhotoError(f"{shown(path)} is {'empty' if stat.S_ISREG(status.st_mode) else 'not a regular file'}.")
 
 
 def _sniffed(file: BinaryIO) -> str:
@@ -262,7 +258,7 @@ def _sniffed(file: BinaryIO) -> str:
     for start, what in known.items():
         if head.startswith(start):
             raise codecs.Refusal(f"is {what}, which UniRes does not read (it reads {READS})")
-    raise codecs.NoPicture(f"is not a picture that UniRes can read (it reads {READS})")
+    raise codecs.Refusal(f"is not a picture that UniRes can read (it reads {READS})")
 
 
 def _size_check(most: int) -> codecs.CheckSize:
