@@ -77,7 +77,7 @@ def test_code_is_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for text in ('"""Says."""\nx = 1\n', "# Says more.\nx = 1\n", "x = 2\n"):
         (tmp_path / "a" / "b.py").write_text(text)
         code.code_hash.cache_clear()
-        found.append(code.code_hash("a"))
+        found.append(code.code_hash("a/*.py"))
     code.code_hash.cache_clear()
     assert found[0] == found[1] != found[2]
 

@@ -34,10 +34,10 @@ Written by `{command}`; the figures are from the runs named below each heading, 
 - Means over photos with 95 % confidence intervals (Student's t). Differences are paired, photo by photo.
 - A peer that has a strength gets the one that is best on that very photo, and the true noise level or kernel: more than
   any user could know.
-- No photo of these was trained on. Three choices were made after seeing some of them, and are told where they were made
-  (`docs/training.md`, `docs/method.md`): the camera noise trained on, after the real noise pairs; how the router takes
-  what is soft in camera files, after these too and once after the table of mixtures; and by which kernels a photo may
-  have been reduced, after the real zoom pairs. Their tables are no test of these choices.
+- No photo of these was trained on, and choices were made on other figures. Three were settled by some of these, and
+  are told where they were made (`docs/training.md`, `docs/method.md`): the camera noise trained on, after the real
+  noise pairs; how the router takes what is soft in camera files, after these too and once after the table of mixtures;
+  and by which kernels a photo may have been reduced, after the real zoom pairs. Their tables are no test of these.
 - Where weights were chosen with the truth at hand ("best a recipe", "a photo"), the table says so: those are ceilings,
   not results.
 """

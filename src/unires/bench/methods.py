@@ -78,7 +78,8 @@ class Ours:
             own = options
             if not maps:
                 read = restorer.read(case.lq)
-                own = {**options, "weights": read.within(options.get("steps", read.weights.steps)).flat()}
+                flat = read.within(options.get("steps", read.weights.steps)).flat()
+                own = {**options, "weights": flat, "steps": flat.steps}
             out = restorer.pixels(case.lq, **own)
             return Answer(out, restorer.report.passes * restorer.report.tiles * views)
 

@@ -88,10 +88,11 @@ class PhotoSet:
     note: str = ""
 
     def definition(self, index: int) -> str:
-        """Identifies what is made of a photo in the results: another recipe, seed, crop or file is another one."""
+        """Identifies what is made of a photo in the results: another recipe, seed, crop or file is another one, and so
+        is what other code made of it."""
         entry = self.files[index]
         files = [[p.parent.name, p.name, p.stat().st_size] for p in (entry.path, entry.true) if p is not None]
-        parts = [self.kind, self.recipe, self.seed, self.crop, files]
+        parts = [self.kind, self.recipe, self.seed, self.crop, files, *(_made_by() if self.kind == "synthetic" else ())]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
     def fewer(self, photos: int, crop: int) -> PhotoSet:
@@ -192,9 +193,13 @@ def entries(pairs: Sequence[tuple[Path, Path | None]]) -> tuple[Entry, ...]:
     return tuple(Entry(label, p, true) for label, (p, true) in zip(labels, pairs, strict=True))
 
 
+def _made_by() -> tuple[str, ...]:
+    """What degraded photos depend on besides their recipe."""
+    return str(torch.__version__), PIL.__version__, code_hash("degrade/*.py")
+
+
 def _digest(path: Path, recipe: Recipe, seed: int, crop: int) -> str:
-    versions = [torch.__version__, PIL.__version__, code_hash("degrade")]
-    parts = [path.stat().st_size, path.parent.name, str(recipe), seed, crop, *versions]
+    parts = [path.stat().st_size, path.parent.name, str(recipe), seed, crop, *_made_by()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

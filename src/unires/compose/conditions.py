@@ -1,4 +1,4 @@
-"""The conditions that experts work on, made from the degraded photo (section 1 of the design)."""
+"""The conditions that experts work on, made from the degraded photo."""
 
 from __future__ import annotations
 

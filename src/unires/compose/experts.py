@@ -13,7 +13,7 @@ KEEP = "keep"
 
 @dataclass(frozen=True)
 class Expert:
-    """`task` under `condition` (section 1 of the design): lq, the photo; down2 and down4, it reduced and enlarged
+    """`task` under `condition`: lq, the photo; down2 and down4, it reduced and enlarged
     again; relay, the estimate of the step before (the photo itself in the first step). `keep` is no network: the
     photo as it is; `keep@relay`, the estimate of the step before as it is."""
 

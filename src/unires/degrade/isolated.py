@@ -1,4 +1,4 @@
-"""Training pairs: each task's own degradation alone, over its whole range (the design's section 3).
+"""Training pairs: each task's own degradation alone, over its whole range.
 
 A function per task turns clean pixels (B x 3 x H x W in [0, 1]) into (degraded pixels, severity). Severity, a B-tensor
 from 0 (untouched) to 1 (the end of the range), is what the network may be told. All parameters come from the

@@ -2,7 +2,7 @@
 
 A U-Net over the pixel-unshuffled picture. Three things know about the clean sample x: the noisy sample z with
 precision p_z = (alpha/sigma)^2, the condition c with precision p_c, and the network F. They are combined by
-precision (section 2 of the design):
+precision:
 
     x_hat = (p_z z/alpha + p_c c) / (p_z + p_c)  +  F(z, c, d, t, tau, severity) / sqrt(p_z + p_c)       (1)
 

@@ -32,7 +32,7 @@ class Hint(NamedTuple):
 
 
 class Denoiser(Protocol):
-    """Predicts the clean sample from a noisy one: x_hat = D(z_t, t, c, tau) (section 1 of the design)."""
+    """Predicts the clean sample from a noisy one: x_hat = D(z_t, t, c, tau)."""
 
     @property
     def facts(self) -> Facts: ...

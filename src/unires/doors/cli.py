@@ -99,8 +99,8 @@ def build_parser() -> Parser:
                          help="1: closest to the truth (default); 0: crispest, details may be invented")
     restore.add_argument("--scale", type=number, default=1, metavar="1..4", help="enlarge by this factor (default 1)")
     restore.add_argument("--steps", type=whole, metavar="N",
-                         help="1 to 50 (default: as many as the weights are for); with --fidelity below 1 detail is "
-                         "sampled in so many")
+                         help="1 to 50 (default: as many as the weights are for; the router takes no more than it has "
+                         "a use for); with --fidelity below 1 detail is sampled in so many")
     restore.add_argument("--ensemble", type=whole, default=1, metavar="1|2|4|8",
                          help="average so many turned and mirrored views: a little better, so many times slower")
     restore.add_argument("--detail", type=number, default=0, metavar="0..1",
@@ -200,7 +200,7 @@ def run_restore(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     photo = read_photo(args.photo)
     out = _output(args, extension_of(args.format) if args.format else photo.extension, "restored")
-    size = round(photo.width * args.scale), round(photo.height * args.scale)
+    size = photo.enlarged(args.scale)
     encode = {"format": args.format, "quality": args.quality, "bit_depth": args.bit_depth, "overwrite": args.overwrite}
     check_output(photo, out, size=size, **encode)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -238,7 +237,7 @@ def run(
                         settle()
                     check_place(item.target, target)
                     replaces = _may_replace(item, target, journal, overwrite)
-                    size = enlarged(photo, scale)
+                    size = photo.enlarged(scale)
                     check_output(photo, item.target, size=size, overwrite=replaces, **(encode or {}))
                     photo = restore(photo, _share(progress, i, len(items), item.name))
                 except UniresError as error:
@@ -260,11 +259,6 @@ def run(
             settle()
     report.outcomes.sort(key=lambda o: o.name)
     return report
-
-
-def enlarged(photo: Photo, scale: float) -> tuple[int, int]:
-    """(width, height) of a photo's result, in pixels, rounded as `Restorer` does."""
-    return math.floor(photo.width * scale + 0.5), math.floor(photo.height * scale + 0.5)
 
 
 def sweep(folders: Iterable[Path]) -> None:

@@ -103,7 +103,7 @@ class Job:
             raise UniresError(f"{tried} workers died one after the other while they restored {shown(item.name)}.")
         with self.source.fetched(item.name) as came, self.target.filled(item.result) as goes:
             photo = read_photo(came)
-            check_output(photo, goes, size=folder.enlarged(photo, self.scale), overwrite=True, **self.encode)
+            check_output(photo, goes, size=photo.enlarged(self.scale), overwrite=True, **self.encode)
             known = item.name, stamp, self.settings_digest, item.result
             begun = Record(*known, "", self.run, tried + 1, self.source.address, replaced=there)
             self._keep(begun)

@@ -63,7 +63,7 @@ def read_png(file: BinaryIO, check: CheckSize) -> Decoded:
 
     data = file.read()
     # of a profile or a text, once inflated; Pillow's own limit is less than some printers' profiles have
-    PngImagePlugin.MAX_TEXT_CHUNK = png.LARGEST_TEXT
+    PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, png.LARGEST_TEXT)
     PngImagePlugin.MAX_TEXT_MEMORY = max(PngImagePlugin.MAX_TEXT_MEMORY, 2 * png.LARGEST_TEXT)
     header = png.header(data)
     check(header.width, header.height)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +83,10 @@ class Photo:
     def width(self) -> int:
         """Width in pixels."""
         return int(self.samples.shape[1])
+
+    def enlarged(self, scale: float) -> tuple[int, int]:
+        """Width and height of the photo so many times enlarged, rounded as the restorer does."""
+        return math.floor(self.width * scale + 0.5), math.floor(self.height * scale + 0.5)
 
     @property
     def grey(self) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from unires.errors import PhotoError
 from unires.photo import exif as exif_block
 from unires.photo import jpeg, tiff
-from unires.photo.codecs import CheckSize, Decoded, Refusal, check_colours, one_page, opened, read_jpeg
+from unires.photo.codecs import CheckSize, Decoded, Refusal, check_colours, one_page, opened, read_jpeg, say_upright
 from unires.photo.model import Encoding, IntArray, Photo
 
 RAW = (".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw")
@@ -88,7 +88,8 @@ def read_jxl(file: BinaryIO, check: CheckSize) -> Decoded:
     exif = found.get(b"Exif", b"")
     if not exif_block.byte_order(exif):
         exif = exif[4:]  # its first number says where the block begins
-    fields = {"icc": icc or None, "exif": exif_block.upright(exif) if exif else None, "xmp": found.get(b"xml ")}
+    fields = {"icc": icc or None, "exif": exif or None, "xmp": found.get(b"xml ")}
+    say_upright(fields)  # libjxl turns pictures itself
     samples = np.asarray(imagecodecs.jpegxl_decode(data))
     if samples.dtype not in (np.uint8, np.uint16):
         raise Refusal("holds float values, which UniRes reads from TIFF only")
@@ -103,8 +104,7 @@ def read_raw(file: BinaryIO, check: CheckSize) -> Decoded:
     with rawpy.imread(file) as raw:
         check(raw.sizes.iwidth, raw.sizes.iheight)
         samples = raw.postprocess(use_camera_wb=True, output_bps=16)
-    if fields.get("exif"):
-        fields["exif"] = exif_block.upright(fields["exif"])
+    say_upright(fields)  # LibRaw too
     return Decoded(samples, 65535, format="TIFF", encoding=Encoding(lossless=True), **fields)
 
 

@@ -145,10 +145,11 @@ class Restorer:
         and size (times `scale`: restored at its own size, if the router chooses, then enlarged by bicubic, and again).
 
         weights: as `Weights.parse` reads them, a .json file of them, or an object; None lets the router choose. steps:
-        1 to 50. fidelity: 1 (least error) to 0 (crispest): by the expert `crisp`, or by sampling where a model has none
-        or steps are given. seed: of the noise that sampling with several steps starts from. tile: pixels a side of the
-        parts that larger pictures are restored in; None asks how much memory there is. detail: for latent models, the
-        share (0 to 1) of what their autoencoder loses of the photo that is put back.
+        1 to 50, of which the router takes no more than it has a use for. fidelity: 1 (least error) to 0 (crispest): by
+        the expert `crisp`, or by sampling where a model has none or steps are given. seed: of the noise that sampling
+        with several steps starts from. tile: pixels a side of the parts that larger pictures are restored in; None asks
+        how much memory there is. detail: for latent models, the share (0 to 1) of what their autoencoder loses of the
+        photo that is put back.
         progress: called with the share done. Raises UniresError in one sentence."""
         picture = open_picture(image)
         options = Options(weights, steps, fidelity, scale, seed, solver, tile, detail)

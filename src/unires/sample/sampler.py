@@ -1,4 +1,4 @@
-"""Sampling: section 1 of the design, line by line.
+"""Sampling, line by line (docs/method.md has the equations' places).
 
     z_1     = eps                                               nothing is known but the conditions
     x_hat_t = sum_k W[t, k] D(z_t, t, c_k, tau_k)               `composed_estimate`

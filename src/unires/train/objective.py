@@ -1,4 +1,4 @@
-"""The training objective: unit-scale regression of the clean sample (section 2 of the design)."""
+"""The training objective: unit-scale regression of the clean sample (docs/method.md)."""
 
 from __future__ import annotations
 
