@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from unires.denoise import convert as convert_module
 from unires.denoise.checkpoint import load_denoiser, load_latent
@@ -109,6 +110,14 @@ def pickled(folder: Path, part: str) -> None:
         path.rename(path.with_suffix(".bin"))
 
 
+def less(part: Path) -> None:
+    """Without one of its tensors: the library would fill it with random numbers."""
+    (path,) = part.glob("*.safetensors")
+    tensors = load_file(path)
+    del tensors[next(k for k in sorted(tensors) if "mlp.fc1.weight" in k)]
+    save_file(tensors, path, {"format": "pt"})
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no network": (lambda f: shutil.rmtree(f / "unet"), "no unet/config.json"),
     "no autoencoder": (lambda f: shutil.rmtree(f / "vae"), "no vae/config.json"),
@@ -119,6 +128,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pickled network": (lambda f: pickled(f, "unet"), "is a pickle.*safe_serialization=True"),
     "pickled autoencoder": (lambda f: pickled(f, "vae"), "is a pickle.*safe_serialization=True"),
     "cut weights": (lambda f: (f / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"\x08"), "vae .*damaged"),
+    "lost weights": (lambda f: less(f / "text_encoder"), "text_encoder .*damaged"),
     "inpainting": (lambda f: described(f / "unet/config.json", in_channels=9), "unet .*damaged|9 channels"),
     "no JSON": (lambda f: (f / "scheduler/scheduler_config.json").write_text("{"), "schedule .*damaged"),
     "no levels": (

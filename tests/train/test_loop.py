@@ -298,6 +298,25 @@ def test_rates(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         assert trainer.rate() == pytest.approx(expected)
 
 
+def test_a_decay_that_was_killed_goes_on_where_it_was(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = replace(config, warmup=1, rate=1.0, minutes=30, decay_minutes=20, validation=())
+
+    def at(minutes: float, config: TrainConfig = release) -> Trainer:
+        trainer = Trainer(config, quiet)
+        monkeypatch.setattr(trainer, "seconds_now", lambda: minutes * 60)
+        return trainer
+
+    at(16).save()
+    assert at(4).rate() == pytest.approx(0.5) and at(4).spent() == pytest.approx(20 * 60)
+    at(4).save()
+    assert at(5).rate() == pytest.approx(0.25)
+    assert at(5, replace(release, minutes=40)).rate() == 1.0  # another schedule begins anew
+    assert at(5, replace(release, decay_minutes=0)).spent() == 5 * 60
+    last = at(31)
+    last.run()  # to its end
+    assert at(0).rate() == 1.0
+
+
 def test_a_gradient_that_is_no_number_is_skipped(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     from unires.train import objective
 
@@ -367,8 +386,9 @@ def test_paired_folders(config: TrainConfig, tmp_path: Path, astronaut: Any) -> 
         Image.fromarray(255 - good).save(folder / f"{i}_lq.png")
     config = replace(config, paired={"denoise": (str(folder),)}, paired_share=0.5, batch=64, tasks={"denoise": 1.0})
     trainer = Trainer(config, quiet)
-    clean, degraded, task, *_ = trainer.batch(0)
+    clean, degraded, task, severity, *_ = trainer.batch(0)
     inverse = (clean + degraded).abs().amax(dim=(1, 2, 3)) < 1e-5
+    assert (severity[inverse] == -1).all() and (severity[~inverse] > 0).all()  # nobody knows how bad real ones are
     assert float(inverse.float().mean()) == pytest.approx(0.5, abs=0.2)
     assert (task == TASKS.index("denoise")).all()
     Image.new("RGB", (90, 100)).save(folder / "1_lq.png")

@@ -102,6 +102,25 @@ def test_a_second_step_is_learnt_from_what_sampling_makes(photos: Path, tiny_fol
     assert float(t._misfit(samples[:1], rows[2][None], 3).exp()) == pytest.approx(float(error) + VISIBLE, rel=0.01)
 
 
+def test_the_last_step_learns_from_what_the_first_ones_made(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """Not from what they would make, had they known what the second look tells."""
+    t = trainer(photos, tiny_folder, tmp_path)
+    samples = t.samples.open(2, t.router.report)
+    t.settle(samples)
+    for step in range(2):
+        made = torch.Generator().manual_seed(9)
+        for part in (t.router.weigh[1 + step].inner, t.router.weigh[1 + step].leave):  # type: ignore[union-attr]
+            torch.nn.init.normal_(part.weight, std=0.2, generator=made)  # type: ignore[arg-type]
+        t.ask(samples, 1, step)
+    before = t._estimate(samples, 1, 1)
+    t.look_again(samples)
+    looked = [i for i, s in enumerate(samples) if s.first is not None]
+    assert looked
+    for i in looked:
+        samples[i].known = torch.rand_like(samples[i].known)  # whatever it tells
+        assert torch.equal(t._estimate([samples[i]], 1, 1)[0], before[i])
+
+
 def test_errors_in_the_rim_do_not_count(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """The same answers, and the same weights of the whole centre; errors and their weights of its inner cells alone."""
     narrow = trainer(photos, tiny_folder, tmp_path, asked=96)

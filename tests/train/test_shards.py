@@ -59,6 +59,27 @@ def test_a_lane_visits_everything_in_an_order_of_its_own(three: list[str]) -> No
     assert seen[0] == values(Lane(three, 0, 0, 8, pytest.fail), 9)
 
 
+def test_lanes_that_meet_in_a_shard_take_other_photos(tmp_path: Path) -> None:
+    names = [str(shard(tmp_path / f"{i}.tar", list(range(20 * i, 20 * i + 12)))) for i in range(2)]
+    lanes = [values(Lane(names, 0, lane, 8, pytest.fail, (0, 0), 6), 24) for lane in range(12)]
+    for step in range(24):
+        assert len({lane[step] for lane in lanes}) >= 8
+    assert all(len(set(lane)) == 24 for lane in lanes)  # in time each sees all
+    whole = list(islice(Lane(names, 1, 3, 8, pytest.fail, (0, 0), 6), 12))
+    assert values(Lane(names, 1, 3, 8, pytest.fail, whole[4][1], 6), 7) == [
+        round(float(photo.mean()) * 255) for photo, _ in whole[5:]
+    ]
+
+
+def test_an_address_that_a_package_is_missing_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_(*_: object) -> None:
+        raise ImportError("Install s3fs to access S3.")
+
+    monkeypatch.setattr("fsspec.open", open_)
+    with pytest.raises(UniresError, match="can't be reached: Install s3fs"):
+        values(Lane(["s3://b/a.tar"], 0, 0, 8, pytest.fail), 1)
+
+
 def test_a_lane_goes_on_where_it_was(three: list[str]) -> None:
     whole = list(islice(Lane(three, 1, 0, 8, pytest.fail), 20))
     for stop in (1, 3, 10):

@@ -100,7 +100,7 @@ def resize(x: Tensor, generator: torch.Generator, scale: float = 2, kernel: str 
     """Reduced by `scale`, stored in 8 bits, and enlarged again by bicubic to the size it had."""
     _within("scale", scale, 1, 64)
     if kernel not in resample.KERNELS:
-        raise OptionError(nearest(kernel, resample.KERNELS, kind="resampling kernel"))
+        raise OptionError(nearest(str(kernel), resample.KERNELS, kind="resampling kernel"))
     size = x.shape[-2], x.shape[-1]
     small = resample.resize(x, resample.reduced_size(*size, scale), kernel)
     return resample.resize(operators.round8(small), size, "bicubic")

@@ -101,9 +101,10 @@ def there_and_back(pixels: Tensor, scale: Tensor, kernel: Tensor, between: Calla
     pixels: B x C x H x W; scale: B, at least 1; kernel: B, which of KERNELS; between: what is done to the small
     picture's pixels (zero stays zero)."""
     sides = []
+    where = torch.device("cpu") if pixels.device.type == "mps" else pixels.device  # Apple's GPUs have no float64
     for old in pixels.shape[-2:]:
-        new = (old / scale.to(pixels.device, torch.float64) + 0.5).floor().clamp(min=1)
-        sides.append((reductions(old, new, kernel.to(pixels.device)).to(pixels), enlargements(old, new).to(pixels)))
+        new = (old / scale.to(where, torch.float64) + 0.5).floor().clamp(min=1)
+        sides.append((reductions(old, new, kernel.to(where)).to(pixels), enlargements(old, new).to(pixels)))
     (down, up), (across, back) = sides
     small = between(down[:, None] @ pixels @ across[:, None].mT)
     return up[:, None] @ small @ back[:, None].mT

@@ -119,10 +119,15 @@ def _load(kind: Any, folder: Path, part: str) -> Any:
     try:
         with safe_open(next(where.glob(f"{stem}*.safetensors")), "pt") as file:
             stored = next(x.dtype for x in map(file.get_tensor, file.keys()) if x.is_floating_point())
-        return kind.from_pretrained(
+        model, told = kind.from_pretrained(
             folder, subfolder=part, torch_dtype=stored, use_safetensors=True, local_files_only=True,
-            variant="fp16" if half else None,
+            variant="fp16" if half else None, output_loading_info=True,
         )
+        # the libraries fill gaps with random numbers, and warn of them at most; positions are counted, not learnt
+        lost = [*told["missing_keys"], *told["mismatched_keys"]]
+        if any("position_ids" not in str(key) for key in lost):
+            raise ValueError(f"no weights for {lost}")
+        return model
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, StopIteration, SafetensorError) as error:
         raise UniresError(f"The {part} of {shown(folder)} is damaged, or is no {kind.__name__}.") from error
 

@@ -89,7 +89,8 @@ def _shared(norm: nn.GroupNorm, parts: Sequence[Tensor], owned: Sequence[Owned])
         top, bottom, left, right = (round(v * k) for v in own[1:])
         groups = x[..., top:bottom, left:right].reshape(1, norm.num_groups, -1)
         variance, mean = torch.var_mean(groups, dim=2, correction=0, keepdim=True)
-        variance, mean, n = variance.double(), mean.double(), groups.shape[2]
+        # a few numbers, on the processor: Apple's GPUs have no float64
+        variance, mean, n = variance.cpu().double(), mean.cpu().double(), groups.shape[2]
         count, total, squares = count + n, total.to(mean) + n * mean, squares.to(mean) + n * (variance + mean.square())
     mean = total / count
     scale = torch.rsqrt(squares / count - mean.square() + norm.eps)

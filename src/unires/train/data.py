@@ -43,7 +43,7 @@ def load_rgb(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UniresError(f"{path} can't be read as a photo: {error}.") from error
 
 

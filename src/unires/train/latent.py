@@ -131,7 +131,8 @@ class LatentTrainer:
             places = self._resume()
         mine = [j for turn in range(self.turns) for j in self._lanes_of(turn)]
         size = config.crop + 2 * config.margin
-        self.lanes = {j: Lane(self.names, config.seed, j, size, self._skipped, places[j]) for j in mine}
+        stride = -(-config.batch // len(self.names))
+        self.lanes = {j: Lane(self.names, config.seed, j, size, self._skipped, places[j], stride) for j in mine}
         self.streams = {j: iter(lane) for j, lane in self.lanes.items()}
 
     def _lanes_of(self, turn: int) -> range:

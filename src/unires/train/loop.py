@@ -24,6 +24,7 @@ from unires.denoise import number_type
 from unires.denoise.checkpoint import load_net
 from unires.denoise.compact import TASKS, CompactNet
 from unires.errors import UniresError, nearest, shown
+from unires.restore.restorer import pick_device
 from unires.train import objective, relay
 from unires.train.ahead import ahead
 from unires.train.config import TrainConfig
@@ -64,7 +65,7 @@ class Trainer:
         torch.backends.cudnn.allow_tf32 = False  # degradations are exact to float32
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
-        self.device = torch.device(config.device)
+        self.device = torch.device(pick_device(config.device))
         self.folder = Path(config.run)
         torch.manual_seed(config.seed)
         self.net = CompactNet(config.model).to(self.device).channels_last()
@@ -77,6 +78,7 @@ class Trainer:
         self.photos = self._load(config.clean)
         self.step = 0
         self.seconds = 0.0  # trained so far, over all continuations
+        self.before = 0.0  # of these, in a decay that was interrupted
         if (self.folder / STATE).exists():
             self._resume()
         elif config.start_from:
@@ -87,6 +89,9 @@ class Trainer:
             self.ema.load_state_dict(self.net.state_dict())
         else:
             self.ema.load_state_dict(self.net.state_dict())
+        if self.world > 1:  # what was drawn or made here may differ between them
+            for p in (*self.net.parameters(), *self.ema.parameters()):
+                dist.broadcast(p.data, 0)
         size = config.crop + 2 * config.margin
         self.paired = {k: load_pairs(v, size, self.device) for k, v in config.paired.items()}
 
@@ -169,7 +174,7 @@ class Trainer:
             if real:
                 good, bad = self.paired[name]
                 places = good.places(real, size, host)
-                unknown = torch.full((real,), 0.5), torch.full((real,), math.nan)
+                unknown = torch.full((real,), -1.0), torch.full((real,), math.nan)
                 add(name, good.crops(places), isolated.Degraded(bad.crops(places), *unknown))
             second = share(count - real, c.relay_share if name in relay.AFTER else 0)
             if second:
@@ -207,7 +212,8 @@ class Trainer:
         size = c.crop + 2 * c.margin
         for task, severity in zip(tasks.tolist(), severities.tolist(), strict=True):
             out.append(None)
-            if c.kept_share and TASKS[task] == ENLARGED and severity and torch.rand((), generator=host) < c.kept_share:
+            enlarged = TASKS[task] == ENLARGED and severity > 0
+            if c.kept_share and enlarged and torch.rand((), generator=host) < c.kept_share:
                 height, width = resample.reduced_size(size, size, isolated.strength_of(ENLARGED, severity))
                 out[-1] = Grid(Axis(height, size, top), Axis(width, size, left))
         return tuple(out)
@@ -223,11 +229,15 @@ class Trainer:
         warm = min(1.0, (self.step + 1) / c.warmup)
         if not (c.decay_minutes and c.minutes):
             return c.rate * warm
-        left = (c.minutes * 60 - self.seconds_now()) / (c.decay_minutes * 60)
+        left = (c.minutes * 60 - self.spent()) / (c.decay_minutes * 60)
         return c.rate * warm * max(0.0, min(1.0, left))
 
     def seconds_now(self) -> float:
         return time.monotonic() - self.started
+
+    def spent(self) -> float:
+        """Seconds of `minutes`; where the rate decays, those before a kill count as well."""
+        return self.before + self.seconds_now()
 
     # -- the loop -------------------------------------------------------------------------------------------
 
@@ -237,7 +247,7 @@ class Trainer:
         first, last_save, last_look = self.step, self.started, self.started
         window: list[Tensor] = []
         batches = ahead(self.batch, self.step, self.device)
-        while self.step < c.steps and not (c.minutes and self._agree(self.seconds_now() > c.minutes * 60)):
+        while self.step < c.steps and not (c.minutes and self._first(float(self.spent() > c.minutes * 60))):
             window.append(self.train_step(next(batches)))
             now = time.monotonic()
             if self.step % 100 == 0 and self.rank == 0:
@@ -253,22 +263,22 @@ class Trainer:
                 last_look = now
                 self.validate()
         self.seconds += self.seconds_now()
-        self.started = time.monotonic()
+        self.started, self.before = time.monotonic(), 0.0  # the next one begins anew
         self.save()
         self.validate()
 
-    def _agree(self, stop: bool) -> bool:
-        """All processes stop together: the first one's clock counts."""
+    def _first(self, value: float) -> float:
+        """What the first process says: its clock counts for all."""
         if self.world == 1:
-            return stop
-        flag = torch.tensor([float(stop)], device=self.device)
-        dist.broadcast(flag, 0)
-        return bool(flag.item())
+            return value
+        said = torch.tensor([value], dtype=torch.float64, device=self.device)
+        dist.broadcast(said, 0)
+        return float(said.item())
 
     def train_step(self, batch: Batch) -> Tensor:
         """One step; returns its loss."""
         c = self.config
-        rate = self.rate()
+        rate = self._first(self.rate())
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -322,7 +332,8 @@ class Trainer:
             for j, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{j}.{k}": v for k, v in state.items()}
         seconds = self.seconds + self.seconds_now()
-        state = {"step": self.step, "seconds": seconds, "config": dataclasses.asdict(self.config)}
+        state = {"step": self.step, "seconds": seconds, "spent": self.spent(),
+                 "config": dataclasses.asdict(self.config)}  # fmt: skip
         model = {"kind": "compact", **dataclasses.asdict(self.config.model)}
         _write(self.folder, {
             STATE: _bytes(tensors, {"state": json.dumps(state)}),
@@ -358,6 +369,10 @@ class Trainer:
     def _load_state(self) -> None:
         state = read_state(self.folder)
         self.step, self.seconds = state["step"], state["seconds"]
+        c, old = self.config, state["config"]
+        spent = state.get("spent", 0.0)
+        if c.decay_minutes and (c.minutes, c.decay_minutes) == (old["minutes"], old["decay_minutes"]):
+            self.before = spent if spent < c.minutes * 60 else 0.0  # a run that came to its end begins anew
         tensors = load_file(self.folder / STATE, device=str(self.device))
 
         def part(prefix: str) -> dict[str, Tensor]:

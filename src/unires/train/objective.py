@@ -59,7 +59,8 @@ def loss(
 ) -> tuple[Tensor, Tensor]:
     """(p_z + p_c) |x_hat - x|^2, divided by its expectation; a share of the samples is at t = 1.
 
-    clean, degraded: B x 3 x H x W in [-1, 1]; task: B indices into the network's tasks; severity, angle: B;
+    clean, degraded: B x 3 x H x W in [-1, 1]; task: B indices into the network's tasks; severity (negative: unknown),
+    angle: B;
     task_dropout, severity_jitter, angle_dropout: for all, or B; relayed: see Uncertainty (None: nothing was cleaned);
     grids: of each sample what it was enlarged from, which its estimate is kept to before it is judged.
     Returns the mean loss and the plain squared error of each sample."""
@@ -71,7 +72,9 @@ def loss(
     off = torch.randn(2, count, generator=generator, device=device)
     read = (severity + severity_jitter * off[0]).clamp(0, 1)
     turned = torch.where(u[5] < angle_dropout, math.nan, angle + angle_jitter * off[1])
-    hint = torch.where(u[4] < severity_dropout, torch.full_like(severity, -1), read)
+    # nobody tells the blind expert, nor of photos that nobody has degraded
+    untold = (u[4] < severity_dropout) | (told == 0) | (severity < 0)
+    hint = torch.where(untold, torch.full_like(severity, -1), read)
     alpha, sigma = (v.view(-1, 1, 1, 1) for v in alpha_sigma(t))
     noise = torch.randn(clean.shape, generator=generator, device=device)
     z = alpha * clean + sigma * noise
@@ -88,5 +91,5 @@ def loss(
     error = (estimate - clean).square().mean(dim=(1, 2, 3))
     unit = net.total_precision(t, told, has_condition) * error
     cleaned = torch.zeros_like(severity) if relayed is None else relayed
-    expected = uncertainty(t, task, severity, has_condition, cleaned)
+    expected = uncertainty(t, task, severity.clamp(min=0), has_condition, cleaned)
     return (unit * torch.exp(-expected) + expected).mean(), error.detach()

@@ -32,6 +32,7 @@ from unires.degrade.operators import round8
 from unires.denoise.checkpoint import load_denoiser
 from unires.denoise.interface import Denoiser
 from unires.errors import UniresError, shown
+from unires.restore.restorer import pick_device
 from unires.train.config import RouterTraining
 from unires.train.report import learn_report
 from unires.train.samples import TOGETHER, Log, Sample, Samples
@@ -51,8 +52,8 @@ class RouterTrainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.device = torch.device(config.device)
-        self.denoiser: Denoiser = load_denoiser(Path(config.model) if config.model else None, config.device)
+        self.device = torch.device(pick_device(config.device))
+        self.denoiser: Denoiser = load_denoiser(Path(config.model) if config.model else None, str(self.device))
         self.router = Router(RouterConfig(TASKS, PLANS)).to(self.device).eval().requires_grad_(False)
         if bool(config.add) != bool(config.degradation) or (config.add and not config.start_from):
             raise UniresError("A router's new column needs `add`, `degradation` and `start_from`.")
@@ -136,6 +137,7 @@ class RouterTrainer:
                 said = reader(reader.see(round8(cleaned))).of(0)
                 before = Judgement(*(v.to(self.device) for v in s.judged))
                 s.judged = Judgement(*(v.cpu() for v in self.router.settled(before, said)))
+                s.first = s.known  # by which the steps that clean have been weighed
         self.settle(samples)
 
     # -- the experts' answers -------------------------------------------------------------------------------
@@ -189,7 +191,9 @@ class RouterTrainer:
     def _estimate(self, samples: list[Sample], plan: int, step: int) -> Tensor:
         """What the trained router makes of samples in a step, from the answers at hand: B x 3 x H x W."""
         with torch.inference_mode():
-            rows = self._rows(samples, plan, step, rim=0)[0]
+            # steps before a second look stay as they were (`Router.look_again`)
+            known = [s.known if s.first is None else s.first for s in samples]
+            rows = self._rows(samples, plan, step, rim=0, known=known)[0]
             maps = F.interpolate(rows, size=samples[0].degraded.shape[-2:], mode="bilinear", align_corners=False)
             answers = torch.stack([s.answers for s in samples]).float()
             estimate: Tensor = (maps[:, :, None] * answers).sum(dim=1)
@@ -197,12 +201,13 @@ class RouterTrainer:
 
     # -- the weights ----------------------------------------------------------------------------------------
 
-    def _known(self, samples: list[Sample]) -> Tensor:
-        return torch.stack([s.known for s in samples]).to(self.device)
-
-    def _rows(self, samples: list[Sample], plan: int, step: int, rim: int | None = None) -> tuple[Tensor, Tensor]:
-        """Weights of the cells that errors are measured in (with a rim of 0: of all that experts see), and passes."""
-        rows, passes = self.router.decide(_looks(samples), self._known(samples), plan, step)
+    def _rows(
+        self, samples: list[Sample], plan: int, step: int, rim: int | None = None, known: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Weights of the cells that errors are measured in (with a rim of 0: of all that experts see), and passes.
+        known: of each sample (default: what is known of it by now)."""
+        what = torch.stack([s.known for s in samples] if known is None else known).to(self.device)
+        rows, passes = self.router.decide(_looks(samples), what, plan, step)
         rim = self.config.rim if rim is None else rim
         edge, cells = (self.samples.edge + rim) // CELL, (self.config.asked - 2 * rim) // CELL
         return rows[..., edge : edge + cells, edge : edge + cells], passes

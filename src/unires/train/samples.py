@@ -19,6 +19,7 @@ from unires.degrade.camera import camera_file
 from unires.degrade.recipe import Recipe
 from unires.denoise.interface import Hint
 from unires.errors import UniresError
+from unires.restore.restorer import pick_device
 from unires.train.config import RouterTraining
 from unires.train.data import Atlas, photo_paths
 
@@ -37,6 +38,7 @@ class Sample:
     judged: Judgement  # what the report says of it
     left: Tensor | None = None  # like `plane`, of what the first steps left of the centre
     known: Tensor = field(default_factory=lambda: torch.empty(0))  # as `Router.known` has it
+    first: Tensor | None = None  # the same before the second look, if there was one
     told: dict[str, Hint] = field(default_factory=dict)
     asked: Tensor = field(default_factory=lambda: torch.empty(0))  # K x 3 x H x W, of the first plan's first step
     answers: Tensor = field(default_factory=lambda: torch.empty(0))  # likewise, of the step last run
@@ -48,7 +50,7 @@ class Samples:
 
     def __init__(self, config: RouterTraining, log: Log) -> None:
         self.config, self.log = config, log
-        self.device = torch.device(config.device)
+        self.device = torch.device(pick_device(config.device))
         self.edge = (config.seen - config.asked) // 2  # around what experts are asked about
         sides = config.crop, config.asked, config.rim, self.edge
         if any(side % CELL for side in sides) or self.edge < 0 or config.asked <= 2 * config.rim:

@@ -10,6 +10,7 @@ import io
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def sources(data: Sequence[str]) -> list[str]:
             numbers = range(int(first), int(last) + 1)
             found += [name[: match.start()] + str(i).zfill(len(first)) + name[match.end() :] for i in numbers]
         elif "*" in name:
-            files, _, paths = fsspec.get_fs_token_paths(name)
+            with _reached(name):
+                files, _, paths = fsspec.get_fs_token_paths(name)
             if not paths:
                 raise UniresError(f"Nothing is found for {shown(name)}.")
             found += [files.unstrip_protocol(path) for path in sorted(paths)]
@@ -56,17 +58,20 @@ class Lane:
     """An endless iterator of (photo, 3 x H x W in [0, 1]; the place after it)."""
 
     def __init__(
-        self, names: Sequence[str], seed: int, lane: int, smallest: int, report: Report, place: Place = (0, 0)
+        self, names: Sequence[str], seed: int, lane: int, smallest: int, report: Report, place: Place = (0, 0),
+        stride: int = 1,
     ) -> None:
-        """smallest: least side of a photo; report: is told what is skipped, and why."""
+        """smallest: least side of a photo; report: is told what is skipped, and why; stride: of a shard, every so many
+        photos are taken in one visit, others in the next. Where lanes are more than shards, it is so many times, or
+        those that meet in one would all take the same photos at the same time."""
         self.names, self.seed, self.lane, self.smallest, self.report = names, seed, lane, smallest, report
-        self.place = place
+        self.place, self.stride = place, stride
 
     def __iter__(self) -> Iterator[tuple[Tensor, Place]]:
         (visit, done), fruitless = self.place, 0
-        while fruitless <= len(self.names):
+        while fruitless <= len(self.names) * self.stride:
             fruitless += 1
-            for number, photo in self._photos(self._name(visit), done):
+            for number, photo in self._photos(self._name(visit), done, visit):
                 fruitless = 0
                 yield photo, (visit, number)
             visit, done = visit + 1, 0
@@ -78,10 +83,11 @@ class Lane:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.lane) * 1_000_003 + epoch)
         return self.names[int(torch.randperm(len(self.names), generator=generator)[place])]
 
-    def _photos(self, name: str, done: int) -> Iterator[tuple[int, Tensor]]:
+    def _photos(self, name: str, done: int, visit: int) -> Iterator[tuple[int, Tensor]]:
+        stride = self.stride if name.endswith(".tar") else 1
         try:
             for number, (file, content) in enumerate(files(name), start=1):
-                if number <= done:
+                if number <= done or (number - self.lane - visit // len(self.names)) % stride:
                     continue
                 try:
                     with Image.open(io.BytesIO(content)) as image:
@@ -101,7 +107,9 @@ def files(name: str) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the photos in a shard, or of one photo. Raises OSError or TarError where it is broken."""
     import fsspec
 
-    with fsspec.open(name, "rb") as stream:
+    with _reached(name):
+        file = fsspec.open(name, "rb")
+    with file as stream:
         if not name.endswith(".tar"):
             yield name, stream.read()
             return
@@ -113,6 +121,15 @@ def files(name: str) -> Iterator[tuple[str, bytes]]:
                     yield member.name, content.read()
         if watched.end.strip(b"\0"):  # which tarfile passes over in silence
             raise tarfile.ReadError("it ends early")
+
+
+@contextmanager
+def _reached(name: str) -> Iterator[None]:
+    """Raises UniresError where a package is missing that reaches such an address."""
+    try:
+        yield
+    except ImportError as error:
+        raise UniresError(f"{shown(name)} can't be reached: {str(error).rstrip('.')}.") from error
 
 
 class _Watched:
