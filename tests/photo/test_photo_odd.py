@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms
 
 from unires.errors import PhotoError
-from unires.photo import check_output, codecs, plugins, read_photo, write_photo
+from unires.photo import check_output, codecs, icc, plugins, read_photo, write_photo
 from unires.photo import exif as exif_block
 from unires.photo.model import Photo
 from unires.photo.resources import IPTC, resource
@@ -55,20 +55,58 @@ def test_deep_inks_are_not_made_shallow_in_silence(tmp_path: Path, noise: Callab
 # -- colours by numbers -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("numbers", "said"), [((12, 13), "without a profile"), ((9, 16), "HDR"), ((9, 18), "HDR")])
-@pytest.mark.parametrize("name", ["a.avif", "a.heic"])
-def test_colours_that_are_not_srgb_are_refused(
-    saved: Callable[..., Path], smooth: Callable[..., Any], numbers: tuple[int, int], said: str, name: str
-) -> None:
+def labelled(saved: Callable[..., Path], samples: Any, name: str, numbers: tuple[int, int]) -> Path:
+    """An AVIF or HEIC file without a profile that states its colours by numbers."""
     if name == "a.heic":
         pytest.importorskip("pillow_heif").register_heif_opener()
-    path = saved(name, smooth(32, 40), format="HEIF" if name == "a.heic" else "AVIF")
+    path = saved(name, samples, format="HEIF" if name == "a.heic" else "AVIF")
     data = path.read_bytes()
     at = data.index(b"colrnclx") + 8
-    read_photo(path)
     path.write_bytes(data[:at] + struct.pack(">HH", *numbers) + data[at + 4 :])
+    return path
+
+
+@pytest.mark.parametrize(("numbers", "said"), [((9, 16), "HDR"), ((9, 18), "HDR"), ((12, 11), "unusual")])
+@pytest.mark.parametrize("name", ["a.avif", "a.heic"])
+def test_colours_that_no_profile_says_are_refused(
+    saved: Callable[..., Path], smooth: Callable[..., Any], numbers: tuple[int, int], said: str, name: str
+) -> None:
     with pytest.raises(PhotoError, match=said):
-        read_photo(path)
+        read_photo(labelled(saved, smooth(32, 40), name, numbers))
+
+
+@pytest.mark.parametrize("name", ["a.avif", "a.heic"])
+def test_colours_by_numbers_get_a_profile(
+    tmp_path: Path, saved: Callable[..., Path], smooth: Callable[..., Any], name: str
+) -> None:
+    assert read_photo(labelled(saved, smooth(32, 40), name, (1, 13))).icc is None
+    photo = read_photo(labelled(saved, smooth(32, 40), name, (12, 13)))
+    assert photo.icc is not None
+    for end in ("png", "jpg", "tif", "avif"):
+        write_photo(photo.with_pixels(255 - photo.samples), tmp_path / f"out.{end}")
+        assert read_photo(tmp_path / f"out.{end}").icc == photo.icc
+
+
+def converted(made: bytes, colour: tuple[int, int, int]) -> Any:
+    """A colour of that profile in sRGB, by LittleCMS."""
+    image = Image.new("RGB", (1, 1), colour)
+    profiles = [ImageCms.ImageCmsProfile(io.BytesIO(made)), ImageCms.createProfile("sRGB")]
+    out = ImageCms.profileToProfile(image, *profiles, renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC)
+    assert out is not None
+    return np.asarray(out)[0, 0]
+
+
+def test_profiles_made_of_numbers_say_what_they_say() -> None:
+    srgb, p3, wide, linear = (icc.from_numbers(*n) for n in ((1, 13), (12, 13), (9, 1), (1, 8)))
+    assert srgb and p3 and wide and linear and icc.from_numbers(9, 16) is None and icc.from_numbers(22, 13) is None
+    for colour in ((0, 0, 0), (255, 255, 255), (200, 30, 90), (17, 128, 240)):
+        np.testing.assert_allclose(converted(srgb, colour), colour, atol=1)
+    # sRGB's (200, 100, 50) in Display P3, by the matrices of CSS Color 4
+    np.testing.assert_allclose(converted(p3, (187, 105, 62)), (200, 100, 50), atol=1)
+    for made in (p3, wide):
+        grey = converted(made, (128, 128, 128))
+        assert max(grey) - min(grey) <= 1  # the white is the same
+    np.testing.assert_allclose(converted(linear, (55, 55, 55)), (128, 128, 128), atol=2)
 
 
 # -- PNG ----------------------------------------------------------------------------------------------------------
@@ -228,8 +266,8 @@ def test_a_raw_file_that_says_nothing_is_still_developed(tmp_path: Path) -> None
 
 
 def test_a_profile_says_more_than_numbers(profile: bytes) -> None:
-    numbers = b"ftypavif colrnclx" + struct.pack(">HH", 12, 13) + bytes(4)
-    codecs.check_colours(numbers, profile)
-    codecs.check_colours(numbers[:-5], None)  # cut short: the decoder will say so
+    numbers = b"ftypavif colrnclx" + struct.pack(">HH", 9, 16) + bytes(4)
+    assert codecs.colours(numbers, profile) == profile
+    assert codecs.colours(numbers[:-5], None) is None  # cut short: the decoder will say so
     with pytest.raises(codecs.Refusal):
-        codecs.check_colours(numbers, None)
+        codecs.colours(numbers, None)

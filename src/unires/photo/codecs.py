@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unires.photo import exif as exif_block
-from unires.photo import jpeg, png, tiff
+from unires.photo import icc, jpeg, png, tiff
 from unires.photo.model import Encoding, bands
 
 if TYPE_CHECKING:
@@ -114,9 +114,8 @@ def read_avif(file: BinaryIO, check: CheckSize) -> Decoded:
         info = image.info
         exif = exif_block.without_prefix(info.get("exif"))
         encoding = Encoding(subsampling=subsampling)
-        fields: dict[str, Any] = {"exif": exif, "xmp": info.get("xmp"), "icc": info.get("icc_profile")}
-        fields["encoding"] = encoding
-        check_colours(data, fields["icc"])
+        profile = colours(data, info.get("icc_profile"))
+        fields: dict[str, Any] = {"exif": exif, "xmp": info.get("xmp"), "icc": profile, "encoding": encoding}
         if depth > 8:
             import imagecodecs
 
@@ -201,16 +200,21 @@ def say_upright(fields: dict[str, Any]) -> int:
     return turn
 
 
-def check_colours(data: bytes, icc: bytes | None) -> None:
-    """Raises Refusal for an AVIF or HEIC file without profile whose colours are not sRGB's: what it says of them by
-    numbers (ITU-T H.273; a `colr` box of the kind `nclx`, ISO 14496-12, section 12.1.5) is not written again."""
+def colours(data: bytes, profile: bytes | None) -> bytes | None:
+    """The profile of an AVIF or HEIC file: its own, or one that says the same as the numbers that it has in its place
+    (ITU-T H.273; a `colr` box of the kind `nclx`, ISO 14496-12, section 12.1.5), which other formats could not carry.
+    None for sRGB. Raises Refusal for high dynamic range, which no profile says."""
     at = data.find(b"colrnclx", 0, 1 << 16)
-    if icc or at < 0 or at + 12 > len(data):
-        return
+    if profile or at < 0 or at + 12 > len(data):
+        return profile
     primaries, transfer = struct.unpack_from(">HH", data, at + 8)
-    if primaries not in (1, 2, 5, 6) or transfer not in (1, 2, 6, 13):  # 5 and 6: television's, hardly another red
-        what = "high dynamic range (HDR)" if transfer in (16, 18) else "colours beyond sRGB without a profile"
+    if primaries in (1, 2, 5, 6) and transfer in (1, 2, 6, 13):  # 5 and 6: television's, hardly another red
+        return None
+    made = icc.from_numbers(primaries, transfer)
+    if made is None:
+        what = "high dynamic range (HDR)" if transfer in (16, 18) else "colours of an unusual kind"
         raise Refusal(f"has {what}, which UniRes cannot write again; save it as sRGB, or with a profile")
+    return made
 
 
 def _samples(image: Image.Image) -> tuple[npt.NDArray[Any], bytes | None]:

@@ -16,7 +16,7 @@ import numpy as np
 from unires.errors import PhotoError
 from unires.photo import exif as exif_block
 from unires.photo import jpeg, tiff
-from unires.photo.codecs import CheckSize, Decoded, Refusal, check_colours, one_page, opened, read_jpeg, say_upright
+from unires.photo.codecs import CheckSize, Decoded, Refusal, colours, one_page, opened, read_jpeg, say_upright
 from unires.photo.model import Encoding, IntArray, Photo
 
 RAW = (".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw")
@@ -33,13 +33,13 @@ def read_heic(file: BinaryIO, check: CheckSize) -> Decoded:
     picture = heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
     one_page(len(picture))
     check(*picture.size)
-    check_colours(data, picture.info.get("icc_profile"))
+    profile = colours(data, picture.info.get("icc_profile"))
     info, heif_orientation = picture.info, heif.set_orientation
     heif_orientation(info)
     sampling = {420: "4:2:0", 422: "4:2:2", 444: "4:4:4"}.get(info.get("chroma", 0), "")
     samples = np.asarray(picture)
     exif = exif_block.without_prefix(info.get("exif"))
-    fields = {"icc": info.get("icc_profile"), "exif": exif, "xmp": info.get("xmp") or None}
+    fields: dict[str, Any] = {"icc": profile, "exif": exif, "xmp": info.get("xmp") or None}
     return Decoded(samples, (1 << info["bit_depth"]) - 1, encoding=Encoding(subsampling=sampling), **fields)
 
 
