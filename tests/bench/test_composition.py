@@ -73,7 +73,9 @@ def test_a_search_takes_what_the_quality_likes_best(routed: str, data: Path, tmp
         bench.ours.searched("search:gird", "gird")
 
 
-def test_the_search_run_counts_winners_and_is_resumed(routed: str, data: Path, tmp_path: Path) -> None:
+def test_the_search_run_counts_winners_and_is_resumed(
+    routed: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run() -> tuple[Any, ...]:
         bench = Bench(Ours(routed, "cpu", "float32"), Store(tmp_path / "results.jsonl"), log=lambda line: None)
         return tuple(t.rows for t in searching(bench, Scope(data, photos=1, crop=48)))
@@ -82,6 +84,9 @@ def test_the_search_run_counts_winners_and_is_resumed(routed: str, data: Path, t
     assert 1 <= len(frequent) <= 8 and sum(int(n) for _, n in frequent) <= len(TUNING)
     assert [row[1] for row in cost] == ["1", "5", "1,512"]
     assert run() == (frequent, cost)  # the seconds too: nothing was searched again
+
+    few = search.grid()[:20]
+    monkeypatch.setattr(search, "grid", lambda: few)
     for timed, tables in ((False, 1), (True, 2)):
         store = Store(tmp_path / "other.jsonl")
         bench = Bench(Ours(routed, "cpu", "float32"), store, timed=timed, log=lambda line: None)
