@@ -203,7 +203,7 @@ def test_files_that_hold_no_weights(tmp_path: Path, content: str) -> None:
 
 
 def test_files_of_other_models(tmp_path: Path) -> None:
-    with pytest.raises(UniresError, match="holds no weights"):
+    with pytest.raises(UniresError, match="There is no file"):
         Weights.load(tmp_path / "missing.json", TASKS)
     (tmp_path / "w.json").write_text(json.dumps({"experts": ["derain"], "values": [[1.0]]}))
     with pytest.raises(OptionError, match="Unknown expert 'derain'"):

@@ -136,6 +136,8 @@ class Weights:
     @classmethod
     def load(cls, path: Path, tasks: Sequence[str]) -> Weights:
         """From a file with what `as_json` made. Raises UniresError if it is not that."""
+        if not Path(path).is_file():
+            raise UniresError(f"There is no file {shown(path)}.")
         try:
             data = json.loads(Path(path).read_text())
             names, values = [str(n) for n in data["experts"]], torch.tensor(data["values"], dtype=torch.float32)

@@ -2,8 +2,8 @@
 
 Editors leave anything under fully transparent pixels, black or white most often. A network looks around each
 pixel, so that colour would creep into the visible edge. Therefore the network is shown colours continued from
-the visible surroundings (`fill_hidden`), and `Photo.with_pixels` puts the originals back where alpha is 0, as
-they were in the file.
+the visible surroundings, texture and all (`fill_hidden`), and `Photo.with_pixels` puts the originals back where
+alpha is 0, as they were in the file.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ import numpy.typing as npt
 
 from unires.photo.model import IntArray, bands, most
 
+REACH = 4  # pixels around each that its mean is of
+
 
 def fill_hidden(samples: IntArray, alpha: IntArray) -> IntArray:
     """`samples` (height x width x channels), where `alpha` (height x width) is 0 replaced by colours of nearby
     visible pixels.
 
     Pull and push: each level of a pyramid holds the mean of the visible pixels below it, and hidden pixels
-    take theirs from the finest level that saw anything. Visible pixels stay bit for bit. Without any visible
-    pixel the picture is returned as it is.
+    take theirs from the finest level that saw anything. Large holes get the texture of what is seen beside them, too:
+    means have no noise, and a router that reads them would take the photo for less noisy than it is. Visible pixels
+    stay bit for bit. Without any visible pixel the picture is returned as it is.
     """
     known = alpha > 0
     if known.all() or not known.any():
         return samples
-    return _filled(samples, known)
+    return _textured(_filled(samples, known), known)
 
 
 def keep_hidden(new: IntArray, old: IntArray, alpha: IntArray) -> IntArray:
@@ -90,6 +93,55 @@ def _filled(colour: IntArray, known: npt.NDArray[np.bool_]) -> IntArray:
         up = coarse[y].repeat(2, axis=1)[:, :width]
         out[rows] = np.where(known[rows, :, None], out[rows], up)
     return out
+
+
+def _textured(filled: IntArray, known: npt.NDArray[np.bool_]) -> IntArray:
+    """`filled` itself, and where nothing is known within REACH pixels, with what the pixels mirrored at the nearest
+    known one of the row (or, in rows without one, of the nearest row with one) have beyond the mean around them."""
+    height, aside = len(known), ((0, 0), (REACH, REACH), (0, 0))
+    near = _mirrored(np.asarray(known.any(axis=1))[None])[0]
+    for rows in bands(height):
+        y = np.arange(*rows.indices(height))
+        around = np.clip(np.arange(y[0] - REACH, y[-1] + REACH + 1), 0, height - 1)
+        seen = _sums(np.pad(known[around, :, None].astype(np.float32), aside), (0, 1))
+        far = seen < 0.5
+        if not far.any():
+            continue
+        source = near[y]
+        lines = (filled[np.clip(source + dy, 0, height - 1)].astype(np.float32) for dy in range(-REACH, REACH + 1))
+        mean = _sums(np.pad(sum(lines), aside, "edge"), (1,)) / (2 * REACH + 1) ** 2
+        beyond = np.take_along_axis(filled[source] - mean, _mirrored(known[source])[..., None], axis=1)
+        values = np.clip(filled[rows] + beyond, 0, most(8 * filled.dtype.itemsize))
+        filled[rows] = np.where(far, np.rint(values).astype(filled.dtype), filled[rows])
+    return filled
+
+
+def _sums(x: npt.NDArray[np.float32], axes: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Of each 2 REACH + 1 pixels next to each other along axes: so many fewer are left."""
+    for axis in axes:
+        run = np.cumsum(np.insert(x, 0, 0, axis), axis, dtype=np.float64)
+        last, first = np.split(run, [2 * REACH + 1], axis)[1], np.split(run, [run.shape[axis] - 2 * REACH - 1], axis)[0]
+        x = (last - first).astype(np.float32)
+    return x
+
+
+def _mirrored(known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """For each place of each row (n x length) a known one: itself, or the one mirrored at the nearest known, within the
+    run that this is the end of. Rows without any: 0."""
+
+    def one_way(known: npt.NDArray[np.bool_]) -> tuple[Any, Any]:
+        x = np.arange(known.shape[1])
+        last = np.maximum.accumulate(np.where(known, x, -1), axis=1)
+        gap = np.maximum.accumulate(np.where(known, -1, x), axis=1)
+        run = np.take_along_axis(last - gap, np.maximum(last, 0), axis=1)
+        away = np.where(last < 0, known.shape[1] * 2, x - last)
+        return np.where(known, x, last - (away - 1) % np.maximum(run, 1)), away
+
+    before, left = one_way(known)
+    behind, right = one_way(known[:, ::-1])
+    behind, right = known.shape[1] - 1 - behind[:, ::-1], right[:, ::-1]
+    chosen: npt.NDArray[np.int64] = np.clip(np.where(left <= right, before, behind), 0, known.shape[1] - 1)
+    return chosen
 
 
 def _pairs(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
