@@ -354,13 +354,13 @@ class Router(nn.Module):
         return 0 if weights.only_keep else weights.steps
 
     def lone(self, judged: Judgement) -> Weights | None:
-        """The right expert alone, where only one degradation is likely: nothing to compose. `keep` where none is even
-        possible: who weighs experts would have to choose one of them."""
+        """The right expert alone, where only one degradation is likely: nothing to compose. `keep` where none is: who
+        weighs experts would choose one of them all the same."""
         sure = _decided(judged)
         reported = {"blind", KEEP, *self.config.tasks}  # of what experts were added for the report knows nothing
         if not reported.issuperset(self.config.plans[0][0]):
             return None
-        if not bool((judged.presence.sigmoid() >= POSSIBLE).any()):
+        if not bool((sure >= LIKELY).any()):
             return Weights((Expert(KEEP),), torch.ones(1, 1))
         if int((sure >= LIKELY).sum()) == 1 and float(sure.max()) >= SURE:
             return Weights((Expert(self.config.tasks[int(sure.argmax())]),), torch.ones(1, 1))
