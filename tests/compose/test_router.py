@@ -112,7 +112,10 @@ def test_whose_degradation_is_not_even_possible_costs_no_pass(router: Router, ph
 @pytest.mark.parametrize(("logits", "alone"), [
     ((-4.0, 3.0, -4.0, -4.0, -4.0), "motion-deblur=1"),
     ((-4.0, 3.0, 0.0, -4.0, -4.0), None),  # another may be there, too
-    ((-4.0, -1.0, -4.0, -4.0, -4.0), None),  # likely, not sure
+    ((-4.0, -0.5, -4.0, -4.0, -4.0), None),  # likely, not sure
+    ((-4.0, 1.2, -4.0, -4.0, -4.0), None),  # not sure enough for a blur: it may be the background's
+    ((-4.0, -4.0, -4.0, 0.3, -4.0), "denoise=1"),
+    ((-4.0, -1.0, -4.0, -4.0, -4.0), "keep=1"),  # none is likely
 ])  # fmt: skip
 def test_where_nothing_is_to_be_composed_the_right_expert_works_alone(
     router: Router, photo: Any, monkeypatch: pytest.MonkeyPatch, logits: tuple[float, ...], alone: str | None

@@ -43,6 +43,7 @@ SURE = 0.5  # probability from which a degradation counts as there
 DECIDED = 1.5  # the odds of each, to this power, are what weights are chosen by: fewer passes, less done in vain
 GATE_HEAT = 2 / 3
 COVERS = ("denoise", "dejpeg")  # what hides the zeros that a blur leaves in a spectrum, and where that ends
+SHARP = 0.8  # the same for a blur alone: what is in focus but for its background shall not be deblurred all over
 POSSIBLE = 0.05  # probability from which an expert is told how strong its degradation seems
 LIKELY = 0.2  # probability from which a second degradation is reckoned with
 CERTAIN = 6.0  # log odds of what needs no guess
@@ -362,8 +363,10 @@ class Router(nn.Module):
             return None
         if not bool((sure >= LIKELY).any()):
             return Weights((Expert(KEEP),), torch.ones(1, 1))
-        if int((sure >= LIKELY).sum()) == 1 and float(sure.max()) >= SURE:
-            return Weights((Expert(self.config.tasks[int(sure.argmax())]),), torch.ones(1, 1))
+        k = int(sure.argmax())
+        enough = SHARP if self.config.tasks[k] in EXTENTS else SURE
+        if int((sure >= LIKELY).sum()) == 1 and float(judged.presence[k].sigmoid()) >= enough:
+            return Weights((Expert(self.config.tasks[k]),), torch.ones(1, 1))
         return None
 
     def _reading(
