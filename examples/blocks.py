@@ -3,8 +3,7 @@
     python examples/blocks.py plain --minutes 5    # prints speed, loss and validation
 
 Two runs of one thread each, side by side, are fair to each other. What it gave stands in docs/training.md. A kind
-takes `Block`'s place in the network (`unires/denoise/compact.py`): everything else
-stays as it is."""
+takes `Block`'s place in the network (`unires/denoise/compact.py`): everything else stays as it is."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ from unires.errors import UniresError
 from unires.train import relay
 from unires.train.ahead import ahead
 from unires.train.config import TrainConfig
-from unires.train.loop import Batch, Trainer, read_state
+from unires.train.loop import Batch, Trainer
+from unires.train.state import read_state
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ REDUCING = (KERNEL, "area", "lanczos")  # by which of them a photo may have been
 LESS = 0.1  # than the usual one another has to be contradicted by so much
 RIDGE, LOST = 0.01, 1e-4  # of the largest eigenvalue of D D^T and U^T U: so much is added, as D and U lose things
 SEEN = 1e-6  # share of a pixel from which a small one has one in it
+CUT = 3  # small pixels at a part's end that can't be told from the part
 KEPT = 16  # axes whose matrices are remembered: tiles of a column share one
 
 
@@ -64,6 +65,12 @@ def shrunken(axis: Axis, length: int, kernel: str) -> tuple[int, Tensor]:
     low, high = int(used[0]), int(used[-1]) + 1
     solve = inverse(enlarge[:, low:high].double(), LOST)
     return first + low, (solve / solve.sum(dim=1, keepdim=True)).float()  # flat surfaces stay as bright as they are
+
+
+def well_told(axis: Axis, length: int, kernel: str) -> Tensor:
+    """`shrunken`, but for the small pixels at cut ends: what lies beyond the part has a share in them."""
+    _, solve = shrunken(axis, length, kernel)
+    return solve[CUT * (axis.start > 0) : len(solve) - CUT * (axis.start + length < axis.large)]
 
 
 @functools.lru_cache(maxsize=KEPT * len(REDUCING))

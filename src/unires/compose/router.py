@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from unires.compose import cells
 from unires.compose.blur import Fit
 from unires.compose.cells import COMPRESSED, Cells
-from unires.compose.consistency import shrunken
+from unires.compose.consistency import well_told
 from unires.compose.experts import KEEP, Expert
-from unires.compose.grid import ENLARGED, Axis, Grid, find
+from unires.compose.grid import ENLARGED, Grid, find
 from unires.compose.origin import Origin
 from unires.compose.report import LEAK, REACH, SEEN, Judgement, Report
 from unires.compose.second import SecondLook
@@ -52,7 +52,6 @@ IN_FOCUS = 0.1  # probability below which the small photo shows none of it
 LEAST = 0.25  # an expert that no place gives more weight is not worth its pass: 6.0 passes became 4.4, for 0.01 dB
 HARM_UNIT = 10.0  # dB
 TILE = 1024  # pixels a side that are read at once; a multiple of every cell
-CUT = 3  # small pixels at a part's end that can't be told from the part
 LARGE = 512  # pixels a side from which every other place each way tells enough of the light
 
 
@@ -258,7 +257,7 @@ class Router(nn.Module):
         top, left = max(0, height - TILE) // 2, max(0, width - TILE) // 2
         part = picture[..., top : top + TILE, left : left + TILE].to(self.report.mean)
         axes = zip(grid.at(top, left)[:2], part.shape[-2:], strict=True)
-        down, across = (_small(axis, length, grid.kernel).to(part) for axis, length in axes)
+        down, across = (well_told(axis, length, grid.kernel).to(part) for axis, length in axes)
         small = round8(down @ part @ across.T)
         judged = self.report(self.report.see(small)).of(0)
         return float(judged.presence[self.config.tasks.index(SOFT)].sigmoid())
@@ -442,13 +441,6 @@ class Router(nn.Module):
 def _decided(judged: Judgement) -> Tensor:
     """How likely each degradation is, as far as weights are concerned."""
     return (DECIDED * judged.presence).sigmoid()
-
-
-def _small(axis: Axis, length: int, kernel: str) -> Tensor:
-    """U^+ of a part so long (`consistency.shrunken`), but for the small pixels at its cut ends: what lies beyond has a
-    share in them."""
-    _, solve = shrunken(axis, length, kernel)
-    return solve[CUT * (axis.start > 0) : len(solve) - CUT * (axis.start + length < axis.large)]
 
 
 def _together(looks: Sequence[Tensor], width: int) -> Tensor:

@@ -27,8 +27,8 @@ from unires.denoise.schedule import alpha_sigma
 from unires.errors import UniresError, nearest, shown
 from unires.train.config import build, read_values
 from unires.train.shards import Lane, Place, sources
+from unires.train.state import STATE
 
-STATE = "training.safetensors"
 Log = Callable[[str], None]
 
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from unires.compose.grid import ENLARGED, Axis, Grid
@@ -31,9 +31,10 @@ from unires.train.config import TrainConfig
 from unires.train.data import Atlas, load_pairs, load_rgb, photo_paths
 from unires.train.optim import Muon
 from unires.train.reshape import reshaped
+from unires.train.state import STATE, as_bytes, read_state, write
 
 Log = Callable[[str], None]
-STATE, LOG = "training.safetensors", "validation.jsonl"
+LOG = "validation.jsonl"
 LOOKED_AT = 8  # crops of each task, by which channels are judged
 ENDS = ("enter", "leave", "leave_gates")  # a network's first and last layers, which Muon is not for
 
@@ -335,9 +336,9 @@ class Trainer:
         state = {"step": self.step, "seconds": seconds, "spent": self.spent(),
                  "config": dataclasses.asdict(self.config)}  # fmt: skip
         model = {"kind": "compact", **dataclasses.asdict(self.config.model)}
-        _write(self.folder, {
-            STATE: _bytes(tensors, {"state": json.dumps(state)}),
-            "model.safetensors": _bytes(dict(self.ema.state_dict())),
+        write(self.folder, {
+            STATE: as_bytes(tensors, {"state": json.dumps(state)}),
+            "model.safetensors": as_bytes(dict(self.ema.state_dict())),
             "config.json": json.dumps(model, indent=2).encode(),
             "README.md": self._card(seconds).encode(),
         })
@@ -434,24 +435,3 @@ class Trainer:
 
 def _psnr(a: Tensor, b: Tensor) -> float:
     return -10 * math.log10(max(1e-10, float((a - b).square().mean())))
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """Step, seconds and configuration of the run in a folder."""
-    with safe_open(folder / STATE, "pt") as file:
-        state: dict[str, Any] = json.loads(file.metadata()["state"])
-    return state
-
-
-def _bytes(tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> bytes:
-    return save({k: v.contiguous() for k, v in tensors.items()}, notes)
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """Each whole or not at all, in this order."""
-    for name, content in files.items():
-        with (folder / f"{name}.tmp").open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(folder / f"{name}.tmp", folder / name)
